@@ -1,0 +1,47 @@
+package layout
+
+import "syscall"
+
+// change is OpBreak.
+func (m *Machine) change(in *Input) {
+	if in.Class == None || in.Class == Size {
+		m.emit(Effect{Kind: Proceed, File: in.File, Range: in.Range, Class: in.Class, Session: in.Session})
+		return
+	}
+	r, ok := checkRange(in.Range)
+	errno, reason := syscall.Errno(0), ""
+	switch {
+	case in.Class > Moving || in.OnHold > Defer:
+		errno, reason = syscall.EINVAL, "no such class or policy"
+	case !ok:
+		errno, reason = syscall.EINVAL, "the range is empty"
+	case in.OnHold == Revoke || in.OnHold == Defer:
+		errno, reason = syscall.EOPNOTSUPP, "on_hold = revoke and defer are not supported"
+	}
+	if errno != 0 {
+		m.emit(Effect{Kind: Refused, Errno: errno, Reason: reason, File: in.File, Range: in.Range, Class: in.Class, Session: in.Session})
+		return
+	}
+	q := m.newRequest()
+	q.kind, q.file, q.session, q.r = changing, m.file(in.File), in.Session, r
+	q.class, q.onHold = in.Class, in.OnHold
+	f := q.file
+	m.submit(q, in.NoWait)
+	m.drop(f)
+}
+
+// done is OpDone.
+func (m *Machine) done(in *Input) {
+	f := m.files[in.File]
+	if f == nil {
+		return
+	}
+	for q := f.head; q != nil; q = q.next {
+		if q.kind == changing && q.id == uint64(in.Change) && q.state == applying {
+			m.unlink(q)
+			m.advance(f)
+			m.drop(f)
+			return
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package layout
+
+import (
+	"fmt"
+	"syscall"
+
+	"holdfast/extent"
+)
+
+func errnoName(e Effect) string {
+	names := map[syscall.Errno]string{
+		syscall.EAGAIN: "EAGAIN", syscall.EBUSY: "EBUSY", syscall.EDEADLK: "EDEADLK", syscall.EINVAL: "EINVAL", syscall.ENOENT: "ENOENT",
+		syscall.EOPNOTSUPP: "EOPNOTSUPP", syscall.EPERM: "EPERM", syscall.ESRCH: "ESRCH", syscall.ETXTBSY: "ETXTBSY",
+	}
+	if n := names[e.Errno]; n != "" {
+		return n
+	}
+	return e.Errno.Error()
+}
+
+// CheckInvariants checks what the contract says must hold after every step, and that the indexes agree with the tables.
+func CheckInvariants(m *Machine) error {
+	pieces := map[extent.Ino]int{}
+	pins := map[extent.Ino]int{}
+	for id, l := range leasesOf(m) {
+		if l.id != id || len(l.pieces()) == 0 {
+			return fmt.Errorf("lease %d is an empty shell", id)
+		}
+		pieces[l.file.ino] += len(l.pieces())
+		last := int64(-1)
+		for _, p := range l.pieces() {
+			if p.Empty() || p.Off < last {
+				return fmt.Errorf("lease %d: pieces %v", id, l.pieces())
+			}
+			last = p.End
+		}
+		n := 0
+		for p := l.slowPins(); p != nil; p = p.nextOfLease {
+			n++
+		}
+		if n != l.pinned() {
+			return fmt.Errorf("lease %d has %d pins, counts %d", id, n, l.pinned())
+		}
+		if l.closed && n == 0 && l.hasLive() {
+			return fmt.Errorf("lease %d is closed and unpinned, and still held", id)
+		}
+	}
+	for id, p := range m.pins {
+		pins[p.lease.file.ino]++
+		// 1: every pin is covered by the ranges of live leases.  2: a lease with pins does not disappear.
+		if m.leases.get(p.lease.id) != p.lease {
+			return fmt.Errorf("invariant 2: the lease of pin %d has gone", id)
+		}
+		if !p.lease.covers(p.r) {
+			return fmt.Errorf("invariant 1: pin %d on %v is not covered by %v", id, p.r, p.lease.pieces())
+		}
+		if p.access == Write && p.lease.access == Read {
+			return fmt.Errorf("invariant 1: pin %d writes under a lease to read", id)
+		}
+	}
+	for ino, f := range m.files {
+		if f.leases.n != pieces[ino] || f.pins.n != pins[ino] {
+			return fmt.Errorf("file %d: index has %d pieces and %d pins, tables %d and %d", ino, f.leases.n, f.pins.n, pieces[ino], pins[ino])
+		}
+		if f.leases.n+f.pins.n == 0 && f.head == nil {
+			return fmt.Errorf("file %d is empty and kept", ino)
+		}
+		if err := checkTree(&f.leases); err != nil {
+			return err
+		}
+		if err := checkFile(m, f); err != nil {
+			return fmt.Errorf("file %d: %w", ino, err)
+		}
+	}
+	return nil
+}
+
+func (l *lease) slowPins() *pin {
+	if l.slow == nil {
+		return nil
+	}
+	return l.slow.pins
+}
+
+func (l *lease) hasLive() bool {
+	for _, p := range l.pieces() {
+		if p.state == live {
+			return true
+		}
+	}
+	return false
+}
+
+func checkFile(m *Machine, f *file) error {
+	var ls []*lease
+	m.leases.each(func(l *lease) {
+		if l.file == f {
+			ls = append(ls, l)
+		}
+	})
+	for i, a := range ls { // exclusive means that no one else holds a lease on the range
+		for _, b := range ls[i+1:] {
+			if a.session == b.session || a.mode == Shared && b.mode == Shared {
+				continue
+			}
+			for _, p := range a.pieces() {
+				if b.overlaps(p.Range) {
+					return fmt.Errorf("leases %d and %d conflict on %v", a.id, b.id, p)
+				}
+			}
+		}
+	}
+	for q := f.head; q != nil; q = q.next {
+		n := 0
+		for b := q.brks; b != nil; b = b.nextOfRequest {
+			n++
+			// 7: a lease that ran out of time stays until its cut has completed.
+			if m.leases.get(b.lease.id) != b.lease || !m.inWay(b.lease, q) {
+				return fmt.Errorf("invariant 7: request %d waits for lease %d, which is not in its way", q.id, b.lease.id)
+			}
+			if b.idx < 0 && m.alive(b.lease, q) {
+				return fmt.Errorf("request %d waits for lease %d without a deadline", q.id, b.lease.id)
+			}
+		}
+		if n != q.open || q.state == breaking && n == 0 || q.state == waiting && n != 0 {
+			return fmt.Errorf("request %d in state %d has %d breaks, counts %d", q.id, q.state, n, q.open)
+		}
+		if err := checkApplying(m, q, ls); err != nil {
+			return err
+		}
+		// What waits has something to wait for: nothing was left standing.
+		if q.state == waiting {
+			if v := m.judge(q); v.kind == clearWay || v.kind == refused || v.kind == conflict {
+				return fmt.Errorf("request %d waits, but is judged %+v", q.id, v)
+			}
+		}
+	}
+	return nil
+}
+
+// checkApplying checks invariant 5: from break to the end of the change, no conflicting grant happens.
+func checkApplying(m *Machine, q *request, ls []*lease) error {
+	if q.kind != changing || q.state != applying {
+		return nil
+	}
+	own := m.slot(q.session)
+	for _, l := range ls {
+		switch {
+		case !l.overlaps(q.r), own != 0 && l.session.slot == own && l.pinned() == 0:
+			continue
+		case q.class == Additive && l.mode == Exclusive && l.session.slot != own:
+			return fmt.Errorf("invariant 5: exclusive lease %d beside change %d", l.id, q.id)
+		case q.class != Additive && (own == 0 || l.session.slot != own):
+			return fmt.Errorf("invariant 5: lease %d beside change %d", l.id, q.id)
+		}
+	}
+	for _, p := range m.pins {
+		if q.class != Additive && p.lease.file == q.file && p.r.Overlaps(q.r) {
+			return fmt.Errorf("invariant 5: pin %d beside change %d", p.id, q.id)
+		}
+	}
+	return nil
+}
+
+func leasesOf(m *Machine) map[LeaseID]*lease {
+	ls := map[LeaseID]*lease{}
+	m.leases.each(func(l *lease) { ls[l.id] = l })
+	return ls
+}

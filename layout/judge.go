@@ -1,0 +1,165 @@
+package layout
+
+import (
+	"syscall"
+
+	"holdfast/extent"
+)
+
+// verdictKind says what stands in the way of a request.
+type verdictKind uint8
+
+const (
+	clearWay  verdictKind = iota // nothing
+	refused                      // what makes it fail
+	held                         // holds, and it asked to wait for them
+	afterThat                    // an earlier request
+	conflict                     // leases that can be broken
+)
+
+type verdict struct {
+	kind   verdictKind
+	errno  syscall.Errno
+	reason string
+}
+
+// Reasons are part of what an operator sees.
+const (
+	reasonOwnPins     = "the range is pinned by the caller itself"
+	reasonUnbreakable = "an unbreakable lease is in the way"
+	reasonPins        = "pins are in the way"
+	reasonExclusive   = "an exclusive lease is in the way"
+	reasonBehind      = "an earlier request on the range goes first"
+	reasonBreaking    = "leases in the way are being broken"
+	reasonHeld        = "the range is held"
+	reasonDetach      = "the range could not be detached; it is tried again"
+)
+
+// judge says what stands in the way of q now. It alters nothing.
+func (m *Machine) judge(q *request) verdict {
+	f := q.file
+	if f.head == nil && f.leases.n == 0 {
+		return verdict{kind: clearWay}
+	}
+	if q.kind != changing {
+		return m.judgeGrant(q)
+	}
+	own := m.slot(q.session)
+	switch q.class {
+	case Additive:
+		if f.leases.first(query{r: q.r, class: exclusive, not: own}) != nil {
+			return verdict{refused, syscall.ETXTBSY, reasonExclusive}
+		}
+		return verdict{kind: clearWay}
+	case Moving:
+		if f.leases.first(query{r: q.r}) != nil || f.pins.first(query{r: q.r}) != nil {
+			return verdict{refused, syscall.EBUSY, reasonHeld}
+		}
+		if q.behind() != nil {
+			return verdict{refused, syscall.EBUSY, reasonBehind}
+		}
+		return verdict{kind: clearWay}
+	default:
+		return m.judgeChange(q, own)
+	}
+}
+
+// judgeChange follows "What a change meets" in its order.
+func (m *Machine) judgeChange(q *request, own uint32) verdict {
+	f := q.file
+	ownPins := own != 0 && f.pins.first(query{r: q.r, only: own}) != nil
+	othersPins := f.pins.first(query{r: q.r, not: own}) != nil
+	// Own pins are never skipped. Beside others', a wait for those would end here all the same.
+	if ownPins && (!othersPins || q.onHold == Wait) {
+		return verdict{refused, syscall.EDEADLK, reasonOwnPins}
+	}
+	reason := ""
+	switch {
+	case f.leases.first(query{r: q.r, class: unbreakable, not: own}) != nil:
+		reason = reasonUnbreakable
+	case othersPins:
+		reason = reasonPins
+	}
+	switch {
+	case reason != "" && q.onHold == Wait:
+		return verdict{held, 0, reason}
+	case reason != "":
+		return verdict{refused, syscall.ETXTBSY, reason}
+	case q.behind() != nil:
+		return verdict{afterThat, 0, reasonBehind}
+	case f.leases.first(query{r: q.r, not: own}) != nil:
+		return verdict{conflict, 0, reasonBreaking}
+	}
+	return verdict{kind: clearWay}
+}
+
+// judgeGrant follows "Conflict on grant".
+func (m *Machine) judgeGrant(q *request) verdict {
+	own := m.slotOf(q)
+	v := verdict{kind: clearWay}
+	if q.kind == modifying {
+		l := m.leases.get(q.lease)
+		if l == nil {
+			return verdict{refused, syscall.ENOENT, "the lease is gone"}
+		}
+		if l.brks() != nil {
+			return verdict{refused, syscall.EAGAIN, "the lease is being broken"}
+		}
+		for _, p := range l.pieces() {
+			if w := m.judgePiece(q, p, own); w.kind != clearWay {
+				v = w
+			}
+			if v.kind == refused {
+				return v
+			}
+		}
+	} else {
+		v = m.judgePiece(q, piece{Range: q.r}, own)
+	}
+	if v.kind != refused && q.behind() != nil {
+		return verdict{afterThat, 0, reasonBehind}
+	}
+	return v
+}
+
+// pinnedIn reports whether the lease itself has a pin in r.
+func (l *lease) pinnedIn(r extent.Range) bool {
+	found := false
+	if l.pinned() > 0 {
+		l.file.pins.each(query{r: r, only: l.session.slot}, func(it *item[pin]) bool {
+			found = it.val.lease == l
+			return !found
+		})
+	}
+	return found
+}
+
+// judgePiece looks at the leases that a lease on one piece would conflict with.
+func (m *Machine) judgePiece(q *request, p piece, own uint32) verdict {
+	f := q.file
+	if q.mode == Exclusive {
+		switch {
+		case f.leases.first(query{r: p.Range, class: unbreakable, not: own}) != nil:
+			return verdict{refused, syscall.EBUSY, reasonUnbreakable}
+		case f.pins.first(query{r: p.Range, not: own}) != nil:
+			return verdict{refused, syscall.EBUSY, reasonPins}
+		case f.leases.first(query{r: p.Range, not: own}) != nil:
+			return verdict{conflict, 0, reasonBreaking}
+		}
+		return verdict{kind: clearWay}
+	}
+	if f.leases.first(query{r: p.Range, class: exclusive, not: own}) == nil {
+		return verdict{kind: clearWay}
+	}
+	v := verdict{conflict, 0, reasonBreaking}
+	f.leases.each(query{r: p.Range, class: exclusive, not: own}, func(it *item[lease]) bool {
+		switch {
+		case it.class&(1<<unbreakable) != 0:
+			v = verdict{refused, syscall.EBUSY, reasonUnbreakable}
+		case it.val.pinnedIn(p.Intersect(it.Range())):
+			v = verdict{refused, syscall.EBUSY, reasonPins}
+		}
+		return v.kind == conflict
+	})
+	return v
+}

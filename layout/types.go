@@ -1,0 +1,259 @@
+package layout
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"holdfast/extent"
+)
+
+// Instant is a point in time in nanoseconds since an origin the caller chose.
+type Instant int64
+
+// Add returns the instant d later.
+func (i Instant) Add(d time.Duration) Instant { return i + Instant(d) }
+
+// Names of what the machine keeps. Sessions and contexts are named by the
+// caller, because they span machines; the machine names the rest. Zero is nobody.
+type (
+	SessionID uint64
+	LeaseID   uint64
+	ContextID uint64
+	PinID     uint64
+	ChangeID  uint64
+	RequestID uint64
+)
+
+// Access is what a holder may do to the blocks.
+type Access uint8
+
+const (
+	Read Access = iota
+	Write
+)
+
+// Mode says who else may hold a lease on the range.
+type Mode uint8
+
+const (
+	// Shared leases coexist with other shared leases.
+	Shared Mode = iota
+	// Exclusive means that no other session holds a lease on the range.
+	Exclusive
+)
+
+// Class says what a change does to the mapping of a range.
+type Class uint8
+
+const (
+	// None alters no mapping: an overwrite of written, unshared blocks.
+	None Class = iota
+	// Additive fills a hole or converts unwritten blocks. Only others' exclusive leases refuse it.
+	Additive
+	// Size extends the file. It meets nobody.
+	Size
+	// Subtractive takes blocks away: truncate down, punch, unshare. It meets every lease and pin.
+	Subtractive
+	// Moving relocates blocks and yields to whoever holds them: EBUSY, and the caller skips them.
+	Moving
+)
+
+// OnHold says what becomes of a change that meets others' pins or unbreakable leases.
+// Zero leaves it to the policy of the volume.
+type OnHold uint8
+
+const (
+	// Fail refuses with ETXTBSY at once.
+	Fail OnHold = iota + 1
+	// Wait queues the change until the holds are gone.
+	Wait
+	// Revoke asks, waits for the break time, then cuts the pins. Not built yet: EOPNOTSUPP.
+	Revoke
+	// Defer lets the blocks become orphans of their pins. Not built yet: EOPNOTSUPP.
+	Defer
+)
+
+// OnClose says what the close of the last handle of a pinned lease does.
+type OnClose uint8
+
+const (
+	// Transfer makes the context the owner of the lease; it goes with its last pin.
+	Transfer OnClose = iota
+	// Block holds the close until the pins are gone. Not built yet: EOPNOTSUPP.
+	Block
+	// Abort revokes the pins first. Not built yet: EOPNOTSUPP.
+	Abort
+)
+
+// OnPass says what a receiver of a passed context handle may do.
+type OnPass uint8
+
+const (
+	// Strict refuses pins through a context of another session.
+	Strict OnPass = iota
+	// Share makes the receiver of a lease handle a co-holder. Not built yet: EOPNOTSUPP.
+	Share
+)
+
+// Ask says what the holder of a breaking lease has to do.
+type Ask uint8
+
+const (
+	// AskReturn wants the range back.
+	AskReturn Ask = iota + 1
+	// AskDowngrade is content with a shared lease.
+	AskDowngrade
+	// AskDropPins wants the pins in the range dropped. It is sent under Revoke only.
+	AskDropPins
+)
+
+// LeaseState is where a lease stands in its life.
+type LeaseState uint8
+
+const (
+	// StateGranted leases are whole and undisturbed.
+	StateGranted LeaseState = iota
+	// StateDurable leases are in the store, before blocks are exposed to what outlives the server. Not reached yet.
+	StateDurable
+	// StateExposed leases have blocks handed out that the server cannot cut by dying. Not reached yet.
+	StateExposed
+	// StateBreaking leases were asked for a range.
+	StateBreaking
+	// StateReturning leases gave back a range that the storage has not detached yet.
+	StateReturning
+	// StateCutting leases ran out of time; a range is being detached without the holder.
+	StateCutting
+	// StateRevoked leases were cut; they are gone from the table.
+	StateRevoked
+	// StateReleased leases were given back; they are gone from the table.
+	StateReleased
+)
+
+var (
+	accessNames = []string{"read", "write"}
+	modeNames   = []string{"shared", "exclusive"}
+	classNames  = []string{"none", "additive", "size", "subtractive", "moving"}
+	onHoldNames = []string{"", "fail", "wait", "revoke", "defer"}
+	askNames    = []string{"", "return", "downgrade", "drop-pins"}
+	stateNames  = []string{"granted", "durable", "exposed", "breaking", "returning", "cutting", "revoked", "released"}
+)
+
+func name(names []string, i uint8) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("invalid(%d)", i)
+}
+
+func index(what string, names []string, text []byte) (uint8, error) {
+	for i, n := range names {
+		if n == string(text) {
+			return uint8(i), nil
+		}
+	}
+	return 0, fmt.Errorf("%s %q is not one of %q: %w", what, text, names, syscall.EINVAL)
+}
+
+func (a Access) String() string     { return name(accessNames, uint8(a)) }
+func (m Mode) String() string       { return name(modeNames, uint8(m)) }
+func (c Class) String() string      { return name(classNames, uint8(c)) }
+func (o OnHold) String() string     { return name(onHoldNames, uint8(o)) }
+func (a Ask) String() string        { return name(askNames, uint8(a)) }
+func (s LeaseState) String() string { return name(stateNames, uint8(s)) }
+
+func (a Access) MarshalText() ([]byte, error)     { return []byte(a.String()), nil }
+func (m Mode) MarshalText() ([]byte, error)       { return []byte(m.String()), nil }
+func (c Class) MarshalText() ([]byte, error)      { return []byte(c.String()), nil }
+func (o OnHold) MarshalText() ([]byte, error)     { return []byte(o.String()), nil }
+func (a Ask) MarshalText() ([]byte, error)        { return []byte(a.String()), nil }
+func (s LeaseState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+func (a *Access) UnmarshalText(b []byte) error {
+	i, err := index("access", accessNames, b)
+	*a = Access(i)
+	return err
+}
+
+func (m *Mode) UnmarshalText(b []byte) error {
+	i, err := index("mode", modeNames, b)
+	*m = Mode(i)
+	return err
+}
+
+func (c *Class) UnmarshalText(b []byte) error {
+	i, err := index("class", classNames, b)
+	*c = Class(i)
+	return err
+}
+
+func (o *OnHold) UnmarshalText(b []byte) error {
+	i, err := index("on_hold", onHoldNames, b)
+	*o = OnHold(i)
+	return err
+}
+
+func (a *Ask) UnmarshalText(b []byte) error {
+	i, err := index("ask", askNames, b)
+	*a = Ask(i)
+	return err
+}
+
+func (s *LeaseState) UnmarshalText(b []byte) error {
+	i, err := index("state", stateNames, b)
+	*s = LeaseState(i)
+	return err
+}
+
+// LeaseInfo describes a lease. Pieces are in order of offset.
+type LeaseInfo struct {
+	ID          LeaseID
+	File        extent.Ino
+	Session     SessionID
+	Pieces      []extent.Range // what the holder still has
+	Leaving     []extent.Range // given back or cut, not yet detached
+	Access      Access
+	Mode        Mode
+	Unbreakable bool
+	State       LeaseState
+	Seq         uint64
+	Since       Instant
+	Deadline    Instant // of the earliest break, 0 if none
+	Mapped      bool
+	Closed      bool // the last handle is gone; contexts own it
+	Unattended  bool // its session has ended
+	Pins        int
+	Contexts    []ContextID
+}
+
+// PinInfo describes a pin.
+type PinInfo struct {
+	ID         PinID
+	File       extent.Ino
+	Lease      LeaseID
+	Context    ContextID
+	Session    SessionID
+	Range      extent.Range
+	Access     Access
+	Unattended bool
+}
+
+// Blocker is one thing that stands, or would stand, in the way of a change.
+type Blocker struct {
+	Lease       LeaseID
+	Pin         PinID    // 0: the lease itself is in the way
+	Change      ChangeID // an earlier change on the range
+	Context     ContextID
+	Session     SessionID
+	Range       extent.Range
+	Access      Access
+	Mode        Mode
+	Unbreakable bool
+	State       LeaseState
+	Reason      string
+}
+
+// Counts are the sizes of a machine's tables.
+type Counts struct {
+	Files, Leases, Pins, Requests, Sessions, Contexts int
+}

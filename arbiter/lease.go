@@ -1,0 +1,129 @@
+package arbiter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"holdfast/extent"
+	"holdfast/layout"
+)
+
+// Acquire asks for a lease, waits for it if need be and allowed, and prepares its blocks. h is told of breaks.
+func (a *Arbiter) Acquire(ctx context.Context, id layout.SessionID, req AcquireRequest, h Holder) (LeaseInfo, error) {
+	s, err := a.session(id)
+	if err != nil {
+		return LeaseInfo{}, err
+	}
+	if req.Unbreakable && !req.MayUnbreakable {
+		return LeaseInfo{}, fmt.Errorf("an unbreakable lease needs the owner of the file or an administrator: %w", syscall.EPERM)
+	}
+	if err := a.storage.Get(req.File); err != nil {
+		return LeaseInfo{}, err
+	}
+	granted, err := a.grant(ctx, s, &req, h)
+	if err != nil {
+		a.storage.Put(req.File) // once granted, the end of the lease does it
+		return LeaseInfo{}, err
+	}
+	if err := a.storage.Prepare(ctx, req.File, granted.Range, req.Access, req.Prepare); err != nil {
+		return LeaseInfo{}, errors.Join(fmt.Errorf("prepare %v: %w", granted.Range, err), a.CloseLease(ctx, granted.Lease))
+	}
+	return LeaseInfo{
+		ID: granted.Lease, File: req.File, Session: id, Ranges: []Range{RangeOf(granted.Range)}, Access: granted.Access,
+		Mode: granted.Mode, Unbreakable: granted.Unbreakable, Seq: granted.Seq, Since: a.cfg.Clock.Now(),
+	}, nil
+}
+
+// grant returns the Granted effect.
+func (a *Arbiter) grant(ctx context.Context, s *session, req *AcquireRequest, h Holder) (layout.Effect, error) {
+	var out outbox
+	sh := a.shardOf(req.File)
+	sh.mu.Lock()
+	if err := a.enter(sh, s, &out); err != nil {
+		sh.mu.Unlock()
+		return layout.Effect{}, err
+	}
+	e := a.step(sh, &layout.Input{
+		Op: layout.OpAcquire, Session: s.id, File: req.File, Range: req.Range, Access: req.Access, Mode: req.Mode,
+		Unbreakable: req.Unbreakable, NoWait: req.NoWait, Tag: h,
+	}, &out)
+	return a.outcome(ctx, sh, e, &out)
+}
+
+// outcome unlocks, flushes and, where the request was queued, waits for how it ends.
+func (a *Arbiter) outcome(ctx context.Context, sh *shard, e layout.Effect, out *outbox) (layout.Effect, error) {
+	var w *waiter
+	if e.Kind == layout.Queued {
+		w = sh.enlist(&e)
+	}
+	sh.mu.Unlock()
+	a.warn(a.flush(out))
+	switch {
+	case e.Kind == layout.Denied:
+		return e, &Refused{Errno: e.Errno, Reason: e.Reason, File: e.File, Range: e.Range}
+	case w == nil:
+		return e, nil
+	}
+	ans, err := a.await(ctx, sh, w, e, WaitForever)
+	if err != nil {
+		return e, err
+	}
+	if ans.refused != nil {
+		return e, ans.refused
+	}
+	return ans.effect, nil
+}
+
+// Return gives back a range of a lease. When it returns without error, the range is detached and free.
+func (a *Arbiter) Return(ctx context.Context, s layout.SessionID, lease layout.LeaseID, r extent.Range) error {
+	_, err := a.do(a.shardFor(uint64(lease)), &layout.Input{Op: layout.OpReturn, Session: s, Lease: lease, Range: r})
+	return err
+}
+
+// Modify upgrades or downgrades a lease in one step. An upgrade may wait as Acquire does.
+func (a *Arbiter) Modify(ctx context.Context, s layout.SessionID, lease layout.LeaseID, req ModifyRequest) (LeaseInfo, error) {
+	var out outbox
+	sh := a.shardFor(uint64(lease))
+	sh.mu.Lock()
+	if now, ok := sh.m.Lease(lease); ok && req.Unbreakable && !now.Unbreakable && !req.MayUnbreakable {
+		sh.mu.Unlock()
+		return LeaseInfo{}, fmt.Errorf("an unbreakable lease needs the owner of the file or an administrator: %w", syscall.EPERM)
+	}
+	e := a.step(sh, &layout.Input{
+		Op: layout.OpModify, Session: s, Lease: lease, Access: req.Access, Mode: req.Mode, Unbreakable: req.Unbreakable, NoWait: req.NoWait,
+	}, &out)
+	if _, err := a.outcome(ctx, sh, e, &out); err != nil {
+		return LeaseInfo{}, err
+	}
+	return a.Lease(lease)
+}
+
+// CloseLease tells that the last copy of the lease's handle is gone. Pinned, it goes over to its contexts; otherwise it is
+// released. A lease that is gone already is no error.
+func (a *Arbiter) CloseLease(ctx context.Context, lease layout.LeaseID) error {
+	_, err := a.do(a.shardFor(uint64(lease)), &layout.Input{Op: layout.OpCloseLease, Lease: lease})
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// Mapped tells that windows of the lease were handed out, BEFORE they are: from then on its ranges are free only when detached.
+func (a *Arbiter) Mapped(lease layout.LeaseID) error {
+	_, err := a.do(a.shardFor(uint64(lease)), &layout.Input{Op: layout.OpMapped, Lease: lease})
+	return err
+}
+
+// Lease describes one lease, without its path. ENOENT if it is gone.
+func (a *Arbiter) Lease(lease layout.LeaseID) (LeaseInfo, error) {
+	sh := a.shardFor(uint64(lease))
+	sh.mu.Lock()
+	info, ok := sh.m.Lease(lease)
+	sh.mu.Unlock()
+	if !ok {
+		return LeaseInfo{}, fmt.Errorf("lease %d: %w", lease, syscall.ENOENT)
+	}
+	return a.leaseInfo(&info), nil
+}

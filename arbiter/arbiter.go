@@ -65,6 +65,7 @@ type shard struct {
 	m       *layout.Machine
 	waiters map[uint64]*waiter // by name of the request
 	holds   map[layout.PinID]uint64
+	vain    map[extent.Ino]layout.Instant // until when a change through the mount does not wait
 	ring    []rawEvent
 	ringAt  int
 }
@@ -101,6 +102,7 @@ func New(cfg Config) *Arbiter {
 			}),
 			waiters: map[uint64]*waiter{},
 			holds:   map[layout.PinID]uint64{},
+			vain:    map[extent.Ino]layout.Instant{},
 			ring:    make([]rawEvent, 0, max(cfg.Events/cfg.Shards, 1)),
 		}
 		s.due.Store(int64(never))

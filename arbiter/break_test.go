@@ -287,3 +287,23 @@ func TestCloseEndsWaits(t *testing.T) {
 		}
 	})
 }
+
+// TestInVain: the kernel lets changes of a file in one after the other, so when one has waited for nothing those behind it do not.
+func TestInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{BreakTime: time.Minute})
+		defer w.Close()
+		w.lease(w.open(100), whole, newHolder())
+		for n, want := range []time.Duration{time.Second, 0, 0} {
+			if res := <-w.change(Caller{}, whole); !errors.Is(res.err, syscall.EAGAIN) || res.after != want {
+				t.Fatalf("change %d: %v after %v, want EAGAIN after %v", n, res.err, res.after, want)
+			}
+		}
+		if res := <-w.change(Caller{Wait: 3 * time.Second}, whole); !errors.Is(res.err, syscall.EAGAIN) || res.after != 3*time.Second {
+			t.Fatalf("a change that says how long it waits: %v after %v", res.err, res.after)
+		}
+		if res := <-w.change(Caller{}, whole); !errors.Is(res.err, syscall.EAGAIN) || res.after != time.Second {
+			t.Fatalf("a change later on: %v after %v", res.err, res.after)
+		}
+	})
+}

@@ -2,7 +2,10 @@ package arbiter
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"syscall"
+	"time"
 
 	"holdfast/extent"
 	"holdfast/layout"
@@ -63,13 +66,16 @@ func (a *Arbiter) Break(ctx context.Context, c Caller, file extent.Ino, r extent
 // Preconditions: sh.mu is held; it is released.
 func (a *Arbiter) awaitChange(ctx context.Context, c Caller, sh *shard, e layout.Effect, out outbox) (Change, error) {
 	w := sh.enlist(&e)
-	sh.mu.Unlock()
-	a.warn(a.flush(&out))
 	limit := c.Wait
-	if limit == 0 {
+	if limit == 0 && a.now() >= sh.vain[e.File] {
 		limit = a.cfg.MountWait
 	}
+	sh.mu.Unlock()
+	a.warn(a.flush(&out))
 	ans, err := a.await(ctx, sh, w, e, limit)
+	if c.Wait == 0 && limit > 0 && errors.Is(err, syscall.EAGAIN) {
+		sh.waitedInVain(e.File, a.now(), a.cfg.MountWait)
+	}
 	switch {
 	case err != nil:
 		return Change{}, err
@@ -77,6 +83,15 @@ func (a *Arbiter) awaitChange(ctx context.Context, c Caller, sh *shard, e layout
 		return Change{}, ans.refused
 	}
 	return Change{a, e.File, ans.effect.Change}, nil
+}
+
+// waitedInVain notes that a change through the mount has waited for nothing. For as long again, others of the file do not wait at
+// all: the kernel lets them in one after the other, and what stands behind them there would wait for the sum.
+func (sh *shard) waitedInVain(file extent.Ino, now layout.Instant, wait time.Duration) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	maps.DeleteFunc(sh.vain, func(_ extent.Ino, until layout.Instant) bool { return until <= now })
+	sh.vain[file] = now.Add(wait)
 }
 
 func (a *Arbiter) onHold(c Caller) layout.OnHold {

@@ -1,0 +1,63 @@
+package store
+
+// Batch is a set of changes that are applied together or not at all.
+type Batch struct {
+	// Term is the writer's. See Store.Fence.
+	Term uint64
+
+	compares []op
+	ops      []op
+	index    map[string]int
+	bytes    int
+}
+
+// op is a put, a delete (present false) or a compare (wanting absence).
+type op struct {
+	key, value []byte
+	present    bool
+}
+
+// Compare makes the batch depend on key having value.
+func (b *Batch) Compare(key, value []byte) {
+	b.compares = append(b.compares, op{key, value, true})
+	b.bytes += len(key) + len(value)
+}
+
+// CompareAbsent makes the batch depend on key having no value.
+func (b *Batch) CompareAbsent(key []byte) {
+	b.compares = append(b.compares, op{key, nil, false})
+	b.bytes += len(key)
+}
+
+// Put sets key to value. The batch keeps both slices. The last Put or Delete of
+// a key is the one that counts.
+func (b *Batch) Put(key, value []byte) { b.set(op{key, value, true}) }
+
+// Delete removes key, if it is there. The batch keeps the slice.
+func (b *Batch) Delete(key []byte) { b.set(op{key, nil, false}) }
+
+func (b *Batch) set(o op) {
+	b.bytes += len(o.key) + len(o.value)
+	if i, ok := b.index[string(o.key)]; ok {
+		b.bytes -= len(b.ops[i].key) + len(b.ops[i].value)
+		b.ops[i] = o
+		return
+	}
+	if b.index == nil {
+		b.index = make(map[string]int)
+	}
+	b.index[string(o.key)] = len(b.ops)
+	b.ops = append(b.ops, o)
+}
+
+// Ops is the number of compares, puts and deletes, to hold against MaxOps.
+func (b *Batch) Ops() int { return len(b.compares) + len(b.ops) }
+
+// Bytes is the size of keys and values, to hold against MaxBytes.
+func (b *Batch) Bytes() int { return b.bytes }
+
+// Reset empties the batch and keeps its term.
+func (b *Batch) Reset() {
+	b.compares, b.ops, b.bytes = b.compares[:0], b.ops[:0], 0
+	clear(b.index)
+}

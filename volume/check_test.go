@@ -1,0 +1,194 @@
+package volume
+
+import (
+	"context"
+	"syscall"
+	"testing"
+
+	"holdfast/extent"
+	"holdfast/store"
+)
+
+// plant is what the damages below are made in: /f, a file of two extents, and /d,
+// a directory with the file g.
+type plant struct {
+	*rig
+	f, g, d extent.Ino
+	ext     []extent.Extent
+	b       *store.Batch
+}
+
+func newPlant(t *testing.T) *plant {
+	r := newRig(t, 8*mib)
+	p := &plant{rig: r}
+	f := r.create("f")
+	must(t, f.Write(fill('x', 8192), 0))
+	must(t, f.Write(fill('x', 8192), 32768))
+	r.sync(f)
+	d, err := r.v.NewIno()
+	must(t, err)
+	g, err := r.v.NewIno()
+	must(t, err)
+	root := r.load(extent.RootIno)
+	root.Attr.Nlink++
+	tx := r.v.Begin()
+	tx.PutInode(root)
+	tx.PutInode(r.v.New(d, Attr{Mode: dirMode | 0o755, Nlink: 2, Parent: extent.RootIno}))
+	tx.PutInode(r.v.New(g, Attr{Mode: syscall.S_IFREG, Nlink: 1}))
+	tx.PutEntry(extent.RootIno, "d", Entry{Ino: d, Type: dirMode})
+	tx.PutEntry(d, "g", Entry{Ino: g, Type: syscall.S_IFREG})
+	must(t, tx.Commit())
+	p.f, p.d, p.g = f.Ino, d, g
+	p.ext, err = r.v.records(f.Ino, extent.Range{Off: 0, End: extent.Inf}, 10)
+	must(t, err)
+	p.check()
+	p.b = r.v.batch()
+	return p
+}
+
+func (p *plant) attr(ino extent.Ino, fn func(*Attr)) {
+	a := p.load(ino).Attr
+	fn(&a)
+	p.b.Put(inodeKey(ino), encodeAttr(&a))
+}
+
+// TestCheckFinds plants damage of each kind and wants it found.
+func TestCheckFinds(t *testing.T) {
+	type kinds map[ProblemKind]bool
+	for name, c := range map[string]struct {
+		damage func(p *plant)
+		want   kinds // all of these and no others
+	}{
+		"extent without owner": {func(p *plant) {
+			e := p.ext[0]
+			p.b.Delete(ownerKey(e.Addr, e.Len, p.f, e.Range().End))
+		}, kinds{BadOwner: true}},
+		"owner without extent": {func(p *plant) { p.b.Delete(extentKey(p.f, p.ext[0].Range().End)) }, kinds{BadOwner: true}},
+		"owner of another length": {func(p *plant) {
+			e := p.ext[0]
+			p.b.Put(ownerKey(e.Addr, e.Len, p.f, e.Range().End), encodeNumber(4096))
+		}, kinds{BadOwner: true}},
+		"block with two owners": {func(p *plant) {
+			e := p.ext[0]
+			e.Off = 65536
+			putExtent(p.b, p.g, e)
+		}, kinds{SharedBlock: true}},
+		"extents overlap in a file": {func(p *plant) {
+			e := p.ext[1]
+			e.Off, e.Addr.Off = 4096, 4*mib
+			putExtent(p.b, p.f, e)
+		}, kinds{BadExtent: true}},
+		"extent off the device": {func(p *plant) {
+			putExtent(p.b, p.f, extent.Extent{Off: mib, Len: 8192, Addr: extent.Addr{Seg: extent.Device, Off: 8*mib - 4096}})
+		}, kinds{BadExtent: true}},
+		"extent over the superblock": {func(p *plant) {
+			putExtent(p.b, p.f, extent.Extent{Off: mib, Len: 8192, Addr: extent.Addr{Seg: extent.Device}})
+		}, kinds{BadExtent: true}},
+		"extent of no file": {func(p *plant) {
+			putExtent(p.b, 777, extent.Extent{Len: 8192, Addr: extent.Addr{Seg: extent.Device, Off: 4 * mib}})
+		}, kinds{BadExtent: true}},
+		"extent of a directory": {func(p *plant) {
+			putExtent(p.b, p.d, extent.Extent{Len: 8192, Addr: extent.Addr{Seg: extent.Device, Off: 4 * mib}})
+		}, kinds{BadExtent: true}},
+		"extent record cut short": {func(p *plant) {
+			p.b.Put(extentKey(p.f, p.ext[0].Range().End), []byte{1, 2})
+		}, kinds{BadRecord: true}},
+		"inode record cut short": {func(p *plant) { p.b.Put(inodeKey(p.g), []byte{1}) }, kinds{BadRecord: true, BadEntry: true}},
+		"strange key":            {func(p *plant) { p.b.Put([]byte("zebra"), nil) }, kinds{BadRecord: true}},
+		"name of nothing":        {func(p *plant) { p.b.Delete(inodeKey(p.g)) }, kinds{BadEntry: true}},
+		"name of another type": {func(p *plant) {
+			e, _ := p.v.LookupEntry(p.d, "g")
+			e.Type = syscall.S_IFLNK
+			p.b.Put(entryKey(p.d, "g"), encodeEntry(e))
+			p.b.Put(cookieKey(p.d, e.Cookie), encodeCookie(e, "g"))
+		}, kinds{BadEntry: true}},
+		"name in a file": {func(p *plant) {
+			e := Entry{Ino: p.g, Type: syscall.S_IFREG, Cookie: 20}
+			p.b.Put(entryKey(p.f, "g"), encodeEntry(e))
+			p.b.Put(cookieKey(p.f, e.Cookie), encodeCookie(e, "g"))
+		}, kinds{BadEntry: true}},
+		"name without cookie": {func(p *plant) {
+			e, _ := p.v.LookupEntry(p.d, "g")
+			p.b.Delete(cookieKey(p.d, e.Cookie))
+		}, kinds{BadCookie: true}},
+		"cookie without name": {func(p *plant) {
+			p.b.Put(cookieKey(p.d, 20), encodeCookie(Entry{Ino: p.g, Type: syscall.S_IFREG}, "h"))
+		}, kinds{BadCookie: true}},
+		"cookie of another name": {func(p *plant) {
+			e, _ := p.v.LookupEntry(p.d, "g")
+			p.b.Put(cookieKey(p.d, e.Cookie), encodeCookie(Entry{Ino: p.f, Type: syscall.S_IFREG}, "g"))
+		}, kinds{BadCookie: true}},
+		"link count of a file":      {func(p *plant) { p.attr(p.g, func(a *Attr) { a.Nlink = 2 }) }, kinds{BadLinks: true}},
+		"link count of a directory": {func(p *plant) { p.attr(p.d, func(a *Attr) { a.Nlink = 3 }) }, kinds{BadLinks: true}},
+		"parent":                    {func(p *plant) { p.attr(p.d, func(a *Attr) { a.Parent = p.d }) }, kinds{BadParent: true}},
+		"loop": {func(p *plant) {
+			e, _ := p.v.LookupEntry(extent.RootIno, "d")
+			p.b.Delete(entryKey(extent.RootIno, "d"))
+			p.b.Delete(cookieKey(extent.RootIno, e.Cookie))
+			p.b.Put(entryKey(p.d, "d"), encodeEntry(e))
+			p.b.Put(cookieKey(p.d, e.Cookie), encodeCookie(e, "d"))
+			p.attr(p.d, func(a *Attr) { a.Parent, a.Nlink = p.d, 3 })
+			p.attr(extent.RootIno, func(a *Attr) { a.Nlink = 2 })
+		}, kinds{BadParent: true}},
+		"orphan with a name": {func(p *plant) { p.b.Put(orphanKey(p.f), nil) }, kinds{BadOrphan: true}},
+		"orphan of nothing":  {func(p *plant) { p.b.Put(orphanKey(777), nil) }, kinds{BadOrphan: true}},
+		"no name, no orphan": {func(p *plant) {
+			a := Attr{Mode: syscall.S_IFREG}
+			p.b.Put(inodeKey(900), encodeAttr(&a))
+		}, kinds{BadOrphan: true}},
+		"number given out twice": {func(p *plant) { p.b.Put(counterKey("ino"), encodeNumber(3)) }, kinds{BadCounter: true}},
+		"cookie given out twice": {func(p *plant) { p.b.Delete(counterKey("cookie")) }, kinds{BadCounter: true}},
+		"counter cut short":      {func(p *plant) { p.b.Put(counterKey("ino"), []byte{3}) }, kinds{BadRecord: true}},
+		"intent of nothing":      {func(p *plant) { p.b.Put(intentKey(777), encodeIntent(extent.Range{Off: 0, End: 4096})) }, kinds{BadIntent: true}},
+		"intent of nonsense":     {func(p *plant) { p.b.Put(intentKey(p.f), encodeIntent(extent.Range{Off: 9, End: 4096})) }, kinds{BadRecord: true}},
+		"no root":                {func(p *plant) { p.b.Delete(inodeKey(extent.RootIno)) }, kinds{BadEntry: true, BadLinks: true, BadOrphan: true}},
+		"other device": {func(p *plant) {
+			s, _ := readDeviceSuper(p.dev)
+			s.uuid[0]++
+			must(p.t, writeDeviceSuper(p.dev, &s))
+		}, kinds{BadSuperblock: true}},
+		"nothing": {func(p *plant) {}, kinds{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlant(t)
+			c.damage(p)
+			must(t, p.st.Apply(p.b))
+			got := kinds{}
+			sum, err := Check(context.Background(), p.dev, p.st, func(q Problem) {
+				t.Log(q)
+				got[q.Kind] = true
+			})
+			must(t, err)
+			if (sum.Problems > 0) != (len(c.want) > 0) {
+				t.Errorf("%d problems", sum.Problems)
+			}
+			for k := range c.want {
+				if !got[k] {
+					t.Errorf("no problem of kind %s", k)
+				}
+			}
+			for k := range got {
+				if !c.want[k] {
+					t.Errorf("a problem of kind %s", k)
+				}
+			}
+		})
+	}
+}
+
+// TestDamagedMapIsAnError: reading a file whose records make no sense is an error,
+// not somebody's bytes.
+func TestDamagedMapIsAnError(t *testing.T) {
+	p := newPlant(t)
+	putExtent(p.b, p.f, extent.Extent{Off: mib, Len: 8192, Addr: extent.Addr{Seg: extent.Device, Off: 8*mib - 4096}})
+	must(t, p.st.Apply(p.b))
+	n := p.load(p.f)
+	for range 2 {
+		if _, err := n.ReadAt(make([]byte, 10), 0); err == nil {
+			t.Fatal("read succeeds")
+		}
+	}
+	if n.Plan(extent.Range{Off: 0, End: 10}) {
+		t.Fatal("plan succeeds")
+	}
+}

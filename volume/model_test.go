@@ -1,0 +1,407 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+
+	"holdfast/extent"
+
+	"pgregory.net/rapid"
+)
+
+// A naive model of files: an array of bytes each, and for each byte the set of
+// values that a crash may leave, as bits. Bytes are 0..63; stale is none of them.
+type modelFile struct {
+	n       *Inode
+	name    string
+	data    []byte
+	allowed []uint64 // never shrinks
+	sizes   map[int64]bool
+	synced  bool // ever
+	windows []modelWindow
+}
+
+type modelWindow struct {
+	r   extent.Range
+	seg extent.Segment
+}
+
+type memSegment []byte
+
+func (s memSegment) ReadAt(p []byte, off int64) (int, error)  { return copy(p, s[off:]), nil }
+func (s memSegment) WriteAt(p []byte, off int64) (int, error) { return copy(s[off:], p), nil }
+
+func (f *modelFile) grow(size int64) {
+	for int64(len(f.data)) < size {
+		f.data = append(f.data, 0)
+	}
+	for int64(len(f.allowed)) < size {
+		f.allowed = append(f.allowed, 1)
+	}
+	f.sizes[int64(len(f.data))] = true
+}
+
+func (f *modelFile) set(off int64, p []byte) {
+	f.grow(off + int64(len(p)))
+	copy(f.data[off:], p)
+	for i := range p {
+		f.allowed[off+int64(i)] |= 1 << p[i]
+	}
+}
+
+func (f *modelFile) zero(r extent.Range) {
+	for i := r.Off; i < min(r.End, int64(len(f.allowed))); i++ {
+		f.allowed[i] |= 1
+		if i < int64(len(f.data)) {
+			f.data[i] = 0
+		}
+	}
+}
+
+func (f *modelFile) truncate(size int64) {
+	f.zero(extent.Range{Off: size, End: extent.Inf})
+	if size < int64(len(f.data)) {
+		f.data = f.data[:size]
+		f.sizes[size] = true
+	}
+	f.grow(size)
+}
+
+// commit: from now on only what is there now may be there after a crash.
+func (f *modelFile) commit() {
+	f.synced = true
+	f.sizes = map[int64]bool{int64(len(f.data)): true}
+	for i := range f.allowed {
+		f.allowed[i] = 1
+		if i < len(f.data) {
+			f.allowed[i] = 1 << f.data[i]
+		}
+	}
+}
+
+// crashed checks what a crash left and makes it the truth.
+func (f *modelFile) crashed(t *rapid.T, got []byte) {
+	if !f.sizes[int64(len(got))] {
+		t.Fatalf("%s: size %d after a crash, allowed %v", f.name, len(got), f.sizes)
+	}
+	for i, b := range got {
+		if b > 63 || f.allowed[i]&(1<<b) == 0 {
+			t.Fatalf("%s: byte %d is %#x after a crash, allowed bits %#x, size %d", f.name, i, b, f.allowed[i], len(got))
+		}
+	}
+	f.data = append([]byte(nil), got...)
+	f.allowed = f.allowed[:0]
+	f.sizes = map[int64]bool{}
+	f.grow(int64(len(got)))
+	f.commit()
+	f.windows = nil
+}
+
+const modelMax = 40 * extent.BlockSize
+
+type machine struct {
+	*rig
+	files []*modelFile
+	made  int
+}
+
+func (m *machine) pick(t *rapid.T) *modelFile {
+	if len(m.files) == 0 {
+		t.Skip("no file")
+	}
+	return m.files[rapid.IntRange(0, len(m.files)-1).Draw(t, "file")]
+}
+
+func drawRange(t *rapid.T) extent.Range {
+	off := rapid.Int64Range(0, modelMax-1).Draw(t, "off")
+	length := rapid.Int64Range(1, 12*extent.BlockSize).Draw(t, "len")
+	if rapid.Bool().Draw(t, "aligned") {
+		off, length = extent.RoundDown(off), extent.RoundUp(length)
+	}
+	return extent.Range{Off: off, End: min(off+length, modelMax)}
+}
+
+// full reports whether err is ENOSPC, after which nothing has changed.
+func full(t *rapid.T, err error) bool {
+	if err != nil && !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%v", err)
+	}
+	return err != nil
+}
+
+func (m *machine) actions() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"": m.compare,
+		"create": func(t *rapid.T) {
+			if len(m.files) > 4 {
+				t.Skip()
+			}
+			m.made++
+			f := &modelFile{name: fmt.Sprint("f", m.made), sizes: map[int64]bool{0: true}}
+			f.n = m.create(f.name)
+			m.files = append(m.files, f)
+		},
+		"write": func(t *rapid.T) {
+			f, r := m.pick(t), drawRange(t)
+			p := bytes.Repeat([]byte{byte(rapid.IntRange(1, 63).Draw(t, "value"))}, int(r.Len()))
+			if f.n.Plan(r) != f.plan(r) {
+				t.Fatalf("plan of %v: %v", r, f.n.Plan(r))
+			}
+			if f.n.Plan(r) {
+				must(t, f.n.Overwrite(p, r.Off))
+			} else if full(t, f.n.Write(p, r.Off)) {
+				return
+			}
+			f.set(r.Off, p)
+		},
+		"append": func(t *rapid.T) {
+			f := m.pick(t)
+			off := int64(len(f.data))
+			p := bytes.Repeat([]byte{byte(rapid.IntRange(1, 63).Draw(t, "value"))}, rapid.IntRange(1, 5000).Draw(t, "len"))
+			if off+int64(len(p)) > modelMax || full(t, f.n.Write(p, off)) {
+				return
+			}
+			f.set(off, p)
+		},
+		"allocate": func(t *rapid.T) {
+			f, r, keep := m.pick(t), drawRange(t), rapid.Bool().Draw(t, "keep")
+			if full(t, f.n.Allocate(r, keep)) {
+				return
+			}
+			if !keep {
+				f.grow(r.End)
+			}
+		},
+		"punch": func(t *rapid.T) {
+			f, r := m.pick(t), drawRange(t)
+			f.dropWindows(t, m, r)
+			must(t, f.n.Punch(r))
+			f.zero(r)
+		},
+		"truncate": func(t *rapid.T) {
+			f, size := m.pick(t), rapid.Int64Range(0, modelMax).Draw(t, "size")
+			f.dropWindows(t, m, extent.Range{Off: size, End: extent.Inf})
+			must(t, f.n.Truncate(size))
+			f.truncate(size)
+		},
+		"isolate": func(t *rapid.T) {
+			f, r := m.pick(t), drawRange(t).RoundOut()
+			for _, w := range f.windows {
+				if w.r.Overlaps(r) {
+					return
+				}
+			}
+			if full(t, f.n.Allocate(r, true)) {
+				return
+			}
+			seg, err := m.v.NewSegment()
+			must(t, err)
+			mem := make(memSegment, r.Len()+extent.BlockSize)
+			must(t, f.n.ReadHome(mem[extent.BlockSize:], r.Off))
+			must(t, m.v.AttachSegment(seg, mem))
+			must(t, f.n.Isolate(r, extent.Addr{Seg: seg, Off: extent.BlockSize}))
+			f.windows = append(f.windows, modelWindow{r, seg})
+		},
+		"home": func(t *rapid.T) { f := m.pick(t); f.dropWindows(t, m, drawRange(t)) },
+		"trim": func(t *rapid.T) { m.pick(t).n.TrimPrealloc() },
+		"sync": func(t *rapid.T) { m.syncFile(m.pick(t)) },
+		"delete": func(t *rapid.T) {
+			f := m.pick(t)
+			f.dropWindows(t, m, extent.Range{Off: 0, End: extent.Inf})
+			e, err := m.v.LookupEntry(extent.RootIno, f.name)
+			must(t, err)
+			f.n.Attr.Nlink = 0
+			tx := m.v.Begin()
+			tx.DelEntry(extent.RootIno, f.name, e.Cookie)
+			tx.PutInode(f.n)
+			tx.PutOrphan(f.n.Ino)
+			must(t, tx.Commit())
+			must(t, m.v.Delete(f.n))
+			m.files = slices.DeleteFunc(m.files, func(g *modelFile) bool { return g == f })
+			if rapid.Bool().Draw(t, "durable") {
+				must(t, m.v.SyncStore(context.Background()))
+			}
+		},
+		"reopen": func(t *rapid.T) {
+			for _, f := range m.files {
+				f.dropWindows(t, m, extent.Range{Off: 0, End: extent.Inf})
+				m.syncFile(f)
+			}
+			m.reopen()
+			m.check()
+			for _, f := range m.files {
+				f.n = m.load(f.n.Ino)
+			}
+			m.addsUp(t)
+		},
+		"crash": func(t *rapid.T) {
+			// What was deleted may be back; only what is known not to be is told apart.
+			m.crash(rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)))
+			m.files = slices.DeleteFunc(m.files, func(f *modelFile) bool {
+				n, err := m.v.Load(f.n.Ino)
+				if errors.Is(err, syscall.ENOENT) && !f.synced {
+					return true
+				}
+				must(t, err)
+				f.n = n
+				f.crashed(t, m.read(n))
+				return false
+			})
+			m.rescue(t)
+			m.addsUp(t)
+		},
+	}
+}
+
+// plan is what Plan should say: in the model everything that was ever put down and
+// not taken away. It asks the map itself, since that is what later tests rely on.
+func (f *modelFile) plan(r extent.Range) bool {
+	if r.End > int64(len(f.data)) {
+		return false
+	}
+	pos := r.Off
+	err := f.n.Extents(r, func(e extent.Extent) bool {
+		if e.Off != pos || e.State != extent.Written {
+			return false
+		}
+		pos = e.Off + e.Len
+		return true
+	})
+	return err == nil && pos == r.End
+}
+
+// dropWindows brings home all windows that overlap r.
+func (f *modelFile) dropWindows(t *rapid.T, m *machine, r extent.Range) {
+	f.windows = slices.DeleteFunc(f.windows, func(w modelWindow) bool {
+		if !w.r.Overlaps(r) {
+			return false
+		}
+		f.writeBack(t, m, w, 62)
+		must(t, f.n.Home(w.r))
+		m.v.DetachSegment(w.seg)
+		return true
+	})
+}
+
+// writeBack writes a window home. Behind the end of file its holder has put down
+// what was never committed, and must never appear.
+func (f *modelFile) writeBack(t fataler, m *machine, w modelWindow, uncommitted byte) {
+	s, err := m.v.segment(w.seg)
+	must(t, err)
+	p := bytes.Clone(s.(memSegment)[extent.BlockSize:])
+	for i := max(0, int64(len(f.data))-w.r.Off); i < int64(len(p)); i++ {
+		p[i] = uncommitted
+	}
+	must(t, f.n.WriteHome(p, w.r.Off))
+}
+
+func (m *machine) syncFile(f *modelFile) {
+	for _, w := range f.windows {
+		f.writeBack(m.t, m, w, 61)
+	}
+	m.rig.sync(f.n)
+	f.commit()
+}
+
+// compare holds all files against the model.
+func (m *machine) compare(t *rapid.T) {
+	for _, f := range m.files {
+		if got := m.read(f.n); !bytes.Equal(got, f.data) {
+			i := 0
+			for i < min(len(got), len(f.data)) && got[i] == f.data[i] {
+				i++
+			}
+			t.Fatalf("%s: %d bytes, want %d; first difference at %d; %s", f.name, len(got), len(f.data), i, extentsOf(t, f.n))
+		}
+	}
+}
+
+// rescue deletes files that came back because their deletion was lost.
+func (m *machine) rescue(t *rapid.T) {
+	known := map[string]bool{}
+	for _, f := range m.files {
+		known[f.name] = true
+	}
+	gone := map[string]Entry{}
+	must(t, m.v.ReadDir(extent.RootIno, 0, func(name string, e Entry) bool {
+		if !known[name] {
+			gone[name] = e
+		}
+		return true
+	}))
+	for name, e := range gone {
+		n := m.load(e.Ino)
+		for i, b := range m.read(n) {
+			if b == stale {
+				t.Fatalf("%s: stale byte at %d", name, i)
+			}
+		}
+		n.Attr.Nlink = 0
+		tx := m.v.Begin()
+		tx.DelEntry(extent.RootIno, name, e.Cookie)
+		tx.PutInode(n)
+		must(t, tx.Commit())
+		must(t, m.v.Delete(n))
+	}
+}
+
+// addsUp checks that each block is free or a file's.
+func (m *machine) addsUp(t *rapid.T) {
+	must(t, m.v.SyncStore(context.Background()))
+	used := int64(0)
+	for _, f := range m.files {
+		a, err := f.n.Allocated()
+		must(t, err)
+		used += a
+	}
+	if i := m.v.Info(); i.Free+i.Ahead+used != i.Total || i.Busy != 0 || i.Orphaned != 0 {
+		t.Fatalf("%d used, but %+v", used, i)
+	}
+}
+
+func testModel(t *testing.T, blocks int64, without ...string) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &machine{rig: newRig(t, dataStart+blocks*extent.BlockSize)}
+		m.rig.t = rapidTB{t, rt}
+		defer func() { m.st.Close() }()
+		a := m.actions()
+		for _, w := range without {
+			delete(a, w)
+		}
+		rt.Repeat(a)
+		m.addsUp(rt)
+		for _, f := range m.files {
+			f.dropWindows(rt, m, extent.Range{Off: 0, End: extent.Inf})
+			m.syncFile(f)
+		}
+		m.reopen()
+		m.check()
+		for _, f := range m.files {
+			f.n = m.load(f.n.Ino)
+		}
+		m.compare(rt)
+		m.addsUp(rt)
+	})
+}
+
+// rapidTB lets the helpers report to rapid, so that it can shrink.
+type rapidTB struct {
+	testing.TB
+	rt *rapid.T
+}
+
+func (r rapidTB) Helper()                      {}
+func (r rapidTB) Fatalf(f string, args ...any) { r.rt.Fatalf(f, args...) }
+
+// TestModel runs random operations on several files against arrays of bytes, with
+// reopening and power cuts, on a volume with room to spare.
+func TestModel(t *testing.T) { testModel(t, 1024) }
+
+// TestModelFull is TestModel on a volume that is nearly full all the time.
+func TestModelFull(t *testing.T) { testModel(t, 64) }

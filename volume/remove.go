@@ -1,0 +1,218 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+
+	"holdfast/extent"
+	"holdfast/store"
+)
+
+// extentsPerBatch is how many extents a batch takes out or puts in. Each has two
+// records, and there is room for what goes with the first and last batch.
+const extentsPerBatch = 48
+
+// batcher is what the steps of an operation write to.
+type batcher = *store.Batch
+
+// removal takes the extents of ino within r out of the store. If that takes more
+// than one batch, the first leaves the record intent, by which recovery knows that
+// the rest is to follow. The last batch must remove it.
+type removal struct {
+	ino           extent.Ino
+	r             extent.Range
+	intent, value []byte
+	first, last   func(batcher)
+}
+
+// removeExtents carries out a removal. The blocks go to the busy list.
+func (v *Volume) removeExtents(o removal) error {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	if err := v.removeBatches(o); err != nil {
+		return v.fail(err) // memory and store are no longer in step
+	}
+	return nil
+}
+
+func (v *Volume) removeBatches(o removal) error {
+	b := v.batch()
+	if o.first != nil {
+		o.first(b)
+	}
+	pending := false
+	for pos := o.r.Off; ; {
+		runs, next, err := v.removeStep(b, o.ino, extent.Range{Off: pos, End: o.r.End})
+		if err != nil {
+			return err
+		}
+		more := next < o.r.End
+		switch {
+		case !more && o.last != nil:
+			o.last(b)
+		case more && !pending:
+			b.Put(o.intent, o.value)
+			pending = true
+		}
+		seq, err := v.apply(b)
+		if err != nil {
+			return err
+		}
+		v.space.retire(seq, runs)
+		if !more {
+			return nil
+		}
+		pos = next
+		b.Reset()
+	}
+}
+
+// removeStep adds to b the removal of the first extents of ino within r. It
+// returns the blocks and where to go on: r.End if all are done.
+func (v *Volume) removeStep(b batcher, ino extent.Ino, r extent.Range) ([]run, int64, error) {
+	olds, err := v.records(ino, r, extentsPerBatch)
+	if err != nil {
+		return nil, 0, err
+	}
+	var runs []run
+	for _, e := range olds {
+		delExtent(b, ino, e)
+		left, right := e.Range().Minus(r)
+		for _, rest := range [...]extent.Range{left, right} {
+			if !rest.Empty() {
+				putExtent(b, ino, e.Slice(rest))
+			}
+		}
+		gone := e.Slice(r)
+		runs = append(runs, run{gone.Addr.Off, gone.Len})
+	}
+	if len(olds) < extentsPerBatch {
+		return runs, r.End, nil
+	}
+	return runs, min(olds[len(olds)-1].Range().End, r.End), nil
+}
+
+// records returns the extents that the store has of ino and that overlap r, at
+// most limit, in order.
+func (v *Volume) records(ino extent.Ino, r extent.Range, limit int) ([]extent.Extent, error) {
+	var out []extent.Extent
+	err := v.st.Scan(extentKey(ino, r.Off+1), after(prefixExtent, uint64(ino)), func(k, b []byte) (bool, error) {
+		_, e, err := decodeExtent(k, b)
+		if err != nil || e.Off >= r.End {
+			return false, err
+		}
+		out = append(out, e)
+		return len(out) < limit, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("inode %d: records in %v: %w", ino, r, err)
+	}
+	return out, nil
+}
+
+func putExtent(b batcher, ino extent.Ino, e extent.Extent) {
+	end := e.Off + e.Len
+	b.Put(extentKey(ino, end), encodeExtent(e))
+	b.Put(ownerKey(e.Addr, e.Len, ino, end), encodeNumber(uint64(e.Len)))
+}
+
+func delExtent(b batcher, ino extent.Ino, e extent.Extent) {
+	end := e.Off + e.Len
+	b.Delete(extentKey(ino, end))
+	b.Delete(ownerKey(e.Addr, e.Len, ino, end))
+}
+
+// Delete frees all that n has and removes it. Its last name is gone and nobody
+// uses it any more. It needs n exclusive.
+func (v *Volume) Delete(n *Inode) error {
+	if n.deleted {
+		return nil
+	}
+	if err := v.writable(); err != nil {
+		return err
+	}
+	if n.inStore {
+		if err := v.deleteRecords(n.Ino); err != nil {
+			return fmt.Errorf("delete inode %d: %w", n.Ino, err)
+		}
+	}
+	n.TrimPrealloc()
+	all := extent.Range{Off: 0, End: extent.Inf}
+	n.dropUnstored(n.m.remove(all))
+	n.dirty.clear()
+	n.committing.clear()
+	n.deleted = true
+	return nil
+}
+
+// deleteRecords removes an inode from the store. The orphan record serves as the
+// intent.
+func (v *Volume) deleteRecords(ino extent.Ino) error {
+	return v.removeExtents(removal{
+		ino: ino, r: extent.Range{Off: 0, End: extent.Inf}, intent: orphanKey(ino), value: []byte{},
+		last: func(b batcher) {
+			b.Delete(inodeKey(ino))
+			b.Delete(orphanKey(ino))
+		},
+	})
+}
+
+// recover finishes what a crash left half done: removals that had begun, and
+// files without a name.
+func (v *Volume) recover(ctx context.Context) error {
+	intents := make(map[extent.Ino]extent.Range)
+	err := v.st.Scan([]byte{prefixIntent}, after(prefixIntent), func(k, b []byte) (bool, error) {
+		n, ok := numbers(k, 1)
+		if !ok {
+			return false, fmt.Errorf("intent key %x: %w", k, ErrCorrupt)
+		}
+		r, err := decodeIntent(b)
+		intents[extent.Ino(n[0])] = r
+		return err == nil, err
+	})
+	if err != nil {
+		return err
+	}
+	for ino, r := range intents {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		last := func(b batcher) { b.Delete(intentKey(ino)) }
+		o := removal{ino: ino, r: r, intent: intentKey(ino), value: encodeIntent(r), last: last}
+		if err := v.removeExtents(o); err != nil {
+			return fmt.Errorf("inode %d: finish freeing %v: %w", ino, r, err)
+		}
+	}
+	orphans, err := v.orphanInodes()
+	if err != nil {
+		return err
+	}
+	for _, ino := range orphans {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := v.deleteRecords(ino); err != nil {
+			return fmt.Errorf("delete orphan %d: %w", ino, err)
+		}
+	}
+	if len(intents)+len(orphans) > 0 {
+		v.log.Info("recovered", "volume", v.id.uuid, "unfinished", len(intents), "orphans", len(orphans))
+	}
+	// Free space is about to be derived from what is left.
+	v.space.busy, v.space.busyLen = nil, 0
+	return v.st.Sync()
+}
+
+func (v *Volume) orphanInodes() ([]extent.Ino, error) {
+	var out []extent.Ino
+	err := v.st.Scan([]byte{prefixOrphan}, after(prefixOrphan), func(k, _ []byte) (bool, error) {
+		n, ok := numbers(k, 1)
+		if !ok {
+			return false, fmt.Errorf("orphan key %x: %w", k, ErrCorrupt)
+		}
+		out = append(out, extent.Ino(n[0]))
+		return true, nil
+	})
+	return out, err
+}

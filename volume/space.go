@@ -1,0 +1,175 @@
+package volume
+
+import (
+	"sync"
+
+	"holdfast/extent"
+)
+
+// space says of every block that no file has who keeps it: nobody (free), a batch
+// that is not durable yet (busy), a hold (orphans), or an inode that is expected
+// to grow (ahead).
+type space struct {
+	mu      sync.Mutex
+	total   int64
+	free    *freeMap
+	busy    []busyRun // in order of seq
+	busyLen int64
+	held    holdTable
+	orphans rangeSet
+	ahead   map[*Inode]struct{} // who has blocks in Inode.ahead
+	aheadN  int64
+}
+
+// busyRun is free once all batches up to seq are durable.
+type busyRun struct {
+	run
+	seq uint64
+}
+
+// retire puts on the busy list what batch seq frees.
+func (s *space) retire(seq uint64, runs []run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range runs {
+		s.busy = append(s.busy, busyRun{r, seq})
+		s.busyLen += r.len
+	}
+}
+
+// give frees blocks that the store does not know.
+func (s *space) give(runs []run) {
+	if len(runs) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range runs {
+		s.release(r)
+	}
+}
+
+// release frees what is not held of r and makes the rest orphans. It needs mu.
+func (s *space) release(r run) {
+	pos := r.off
+	s.held.in(r.rng(), func(h extent.Range) {
+		if pos < h.Off {
+			s.free.give(run{pos, h.Off - pos})
+		}
+		s.orphans.add(h)
+		pos = h.End
+	})
+	if end := r.off + r.len; pos < end {
+		s.free.give(run{pos, end - pos})
+	}
+}
+
+// settled takes from the busy list what batches up to seq freed: what may be
+// reused. What is held becomes an orphan. The caller gives the result to free,
+// until when it still counts as busy.
+func (s *space) settled(seq uint64) []extent.Range {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ready rangeSet
+	n := 0
+	for ; n < len(s.busy) && s.busy[n].seq <= seq; n++ {
+		r := s.busy[n].rng()
+		ready.add(r)
+		s.held.in(r, func(h extent.Range) {
+			ready.remove(h)
+			s.orphans.add(h)
+			s.busyLen -= h.End - h.Off
+		})
+	}
+	if n == len(s.busy) {
+		s.busy = nil
+	} else {
+		s.busy = s.busy[n:]
+	}
+	return ready.list()
+}
+
+// reuse frees what settled returned.
+func (s *space) reuse(ready []extent.Range) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range ready {
+		s.busyLen -= r.End - r.Off
+		s.free.give(run{r.Off, r.End - r.Off})
+	}
+}
+
+// take returns runs of want bytes together, or none. What is taken beyond want,
+// up to ahead, stays with n for its growth at offset next.
+func (s *space) take(n *Inode, want, ahead, goal, next int64) ([]run, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []run
+	for want > 0 {
+		if r, ok := s.takeAhead(n, next-want, want); ok {
+			out, want, goal = append(out, r), want-r.len, r.off+r.len
+			continue
+		}
+		r, ok := s.free.take(want+ahead, goal)
+		if !ok {
+			for _, r := range out {
+				s.free.give(r)
+			}
+			return nil, false
+		}
+		if r.len > want {
+			s.setAhead(n, run{r.off + want, r.len - want}, next)
+			r.len = want
+		}
+		out, want, goal = append(out, r), want-r.len, r.off+r.len
+	}
+	return out, true
+}
+
+// takeAhead takes from what n has been given for its growth at off. It needs mu.
+func (s *space) takeAhead(n *Inode, off, want int64) (run, bool) {
+	if n.ahead.len == 0 || n.aheadOff != off {
+		return run{}, false
+	}
+	r := run{n.ahead.off, min(want, n.ahead.len)}
+	left := run{r.off + r.len, n.ahead.len - r.len}
+	s.clearAhead(n)
+	if left.len > 0 {
+		s.setAhead(n, left, off+r.len)
+	}
+	return r, true
+}
+
+// setAhead needs mu.
+func (s *space) setAhead(n *Inode, r run, off int64) {
+	s.dropAhead(n)
+	n.ahead, n.aheadOff = r, off
+	s.ahead[n] = struct{}{}
+	s.aheadN += r.len
+}
+
+// clearAhead forgets what n has ahead, without freeing it. It needs mu.
+func (s *space) clearAhead(n *Inode) {
+	s.aheadN -= n.ahead.len
+	n.ahead, n.aheadOff = run{}, 0
+	delete(s.ahead, n)
+}
+
+// dropAhead frees what n has ahead. It needs mu.
+func (s *space) dropAhead(n *Inode) {
+	if n.ahead.len > 0 {
+		s.free.give(n.ahead)
+		s.clearAhead(n)
+	}
+}
+
+// dropAllAhead frees what inodes have ahead, and reports whether there was any.
+func (s *space) dropAllAhead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	any := len(s.ahead) > 0
+	for n := range s.ahead {
+		s.dropAhead(n)
+	}
+	return any
+}

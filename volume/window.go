@@ -1,0 +1,155 @@
+package volume
+
+import (
+	"fmt"
+	"syscall"
+
+	"holdfast/extent"
+)
+
+// Segment is the memory of a window.
+type Segment interface {
+	ReadAt(p []byte, off int64) (int, error)
+	WriteAt(p []byte, off int64) (int, error)
+}
+
+// AttachSegment makes s the bytes of the addresses of seg, a number from
+// NewSegment.
+func (v *Volume) AttachSegment(seg extent.Segment, s Segment) error {
+	if seg <= extent.Device {
+		return fmt.Errorf("attach segment %d: %w", seg, syscall.EINVAL)
+	}
+	if _, loaded := v.segments.LoadOrStore(seg, s); loaded {
+		return fmt.Errorf("attach segment %d: %w", seg, syscall.EEXIST)
+	}
+	return nil
+}
+
+// DetachSegment ends what AttachSegment began. Ranges that are still isolated in
+// it can no longer be read.
+func (v *Volume) DetachSegment(seg extent.Segment) { v.segments.Delete(seg) }
+
+func (v *Volume) segment(seg extent.Segment) (Segment, error) {
+	s, ok := v.segments.Load(seg)
+	if !ok {
+		return nil, fmt.Errorf("segment %d: %w", seg, ErrSegment)
+	}
+	return s.(Segment), nil
+}
+
+// Isolate makes the bytes at a, in an attached segment, those of r. The blocks on
+// the device stay the file's, as its home. r is whole blocks that are all
+// allocated and at home, else ErrUnmapped. The caller has brought the bytes there,
+// with ReadHome. It needs n exclusive.
+func (n *Inode) Isolate(r extent.Range, a extent.Addr) error {
+	if err := checkBlocks(r, a.Off); err != nil {
+		return fmt.Errorf("isolate %v: %w", r, err)
+	}
+	if _, err := n.v.segment(a.Seg); err != nil {
+		return fmt.Errorf("isolate %v: %w", r, err)
+	}
+	m, err := n.mutable()
+	if err != nil {
+		return err
+	}
+	if !m.covered(r, func(e mapping) bool { return e.win.Seg == 0 }) {
+		return fmt.Errorf("isolate %v: %w", r, ErrUnmapped)
+	}
+	m.update(r, func(e *mapping) { e.win = extent.Addr{Seg: a.Seg, Off: a.Off + e.off - r.Off} })
+	return nil
+}
+
+// Home makes the blocks on the device the bytes of r again. What changed in
+// windows since the last WriteHome is lost, and what they held behind the end of
+// file does not become content. Parts that are at home already stay so. It needs n
+// exclusive.
+func (n *Inode) Home(r extent.Range) error {
+	if r.Off < 0 || r.Empty() || r.RoundOut() != r {
+		return fmt.Errorf("home %v: %w", r, syscall.EINVAL)
+	}
+	m, err := n.extents()
+	if err != nil {
+		return err
+	}
+	var moved []extent.Range
+	m.in(r, func(e mapping) bool {
+		if e.win.Seg != 0 {
+			moved = append(moved, e.rng())
+		}
+		return true
+	})
+	eof := n.Attr.Size
+	for _, p := range moved {
+		m.update(p, func(e *mapping) { e.win = extent.Addr{} })
+		if behind := p.Intersect(extent.Range{Off: extent.RoundUp(eof), End: extent.Inf}); !behind.Empty() {
+			n.disown(behind)
+		}
+		if tail := p.Intersect(extent.Range{Off: eof, End: extent.RoundUp(eof)}); !tail.Empty() {
+			if err := n.zero(tail); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ReadHome reads from the blocks on the device, whatever windows are over them,
+// also behind the end of file. Holes and what is unwritten read as zeros. It needs
+// n shared.
+func (n *Inode) ReadHome(p []byte, off int64) error {
+	m, err := n.extents()
+	if err != nil {
+		return err
+	}
+	clear(p)
+	m.in(extent.Range{Off: off, End: off + int64(len(p))}, func(e mapping) bool {
+		e.win = extent.Addr{}
+		err = n.v.read(e, p[e.off-off:e.end()-off], e.off)
+		return err == nil
+	})
+	if err != nil {
+		return fmt.Errorf("inode %d: %w", n.Ino, err)
+	}
+	return nil
+}
+
+// WriteHome writes whole blocks to the device under their windows. They must be
+// allocated, else ErrUnmapped. They are committed as written by the next Sync. It
+// needs n exclusive.
+func (n *Inode) WriteHome(p []byte, off int64) error {
+	r := extent.Range{Off: off, End: off + int64(len(p))}
+	if err := checkBlocks(r, 0); err != nil {
+		return fmt.Errorf("write home %v: %w", r, err)
+	}
+	m, err := n.mutable()
+	if err != nil {
+		return err
+	}
+	if !m.covered(r, func(mapping) bool { return true }) {
+		return fmt.Errorf("write home %v: %w", r, ErrUnmapped)
+	}
+	var fresh []extent.Range
+	m.in(r, func(e mapping) bool {
+		if e.state != extent.Written {
+			fresh = append(fresh, e.rng())
+		}
+		e.win = extent.Addr{}
+		err = n.store(e, p[e.off-off:e.end()-off], e.off)
+		return err == nil
+	})
+	if err != nil {
+		return fmt.Errorf("inode %d: %w", n.Ino, err)
+	}
+	for _, f := range fresh {
+		n.written(f)
+	}
+	return nil
+}
+
+// checkBlocks wants whole blocks of a file at an address of whole blocks.
+func checkBlocks(r extent.Range, addr int64) error {
+	if r.Off < 0 || r.Empty() || r.RoundOut() != r || addr < 0 || addr%extent.BlockSize != 0 {
+		return syscall.EINVAL
+	}
+	return nil
+}

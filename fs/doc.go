@@ -1,0 +1,37 @@
+// Package fs is the POSIX namespace of a volume: names, attributes, file
+// content, and the windows through which holders of leases reach content
+// directly. It plans each change, asks the arbiter for leave, and applies it in
+// the volume.
+//
+// It does not check permissions: the kernel does for the mount, the way in for
+// others. It must not know FUSE, sockets, or how a lease is granted.
+//
+// # A change
+//
+// The plan says which range a change alters and how (layout.Class). With no lock
+// held the arbiter is asked, which may take long. Then the inode is locked and
+// the plan made again; if it has grown beyond what the arbiter gave leave for, it
+// is asked anew. Only then is anything altered.
+//
+// # Windows
+//
+// Map copies a range into memory objects and makes them the range's address in
+// the volume, so that all other paths read and write through them at once. The
+// range's home on the device is filled before (no late ENOSPC) and gets the
+// content back at commit, fsync and release. What lies behind the end of file is
+// not content and never written back.
+//
+// # Lock order
+//
+//	FS.renameMu            cross-directory moves of directories, so that no loop can form
+//	  inode.winMu          one inode's windows are being made, written back or detached
+//	    inode.mu           by inode number, where several are needed; also guards the volume's Inode
+//	      shard.mu         the inode cache's parts, and reference counts
+//	      FS.dirtyMu
+//	      the arbiter's and the volume's own locks
+//
+// Of inode.winMu nobody holds two. No lock is held while arbiter.Break or
+// Acquire waits; the arbiter calls the Storage without a lock of its own.
+// A path needs no more than shard.mu, so that the arbiter can ask for it at any
+// time.
+package fs

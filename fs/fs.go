@@ -1,0 +1,144 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/arbiter"
+	"holdfast/extent"
+	"holdfast/volume"
+)
+
+// Caller is on whose behalf an operation is done.
+type Caller = arbiter.Caller
+
+// Options set up a FS. The zero value is usable.
+type Options struct {
+	// FlushEvery is how long a change may stay in memory only; 0 means 5 s.
+	FlushEvery time.Duration
+	// Ticks replaces the ticker of FlushEvery: each value is one flush.
+	Ticks <-chan time.Time
+	// MaxWindowBytes limits the memory of all windows; 0 means a quarter of the machine's.
+	MaxWindowBytes int64
+	// Now is the clock of timestamps; nil means time.Now.
+	Now func() time.Time
+	// Log gets what an operator should know; nil means nothing is logged.
+	Log *slog.Logger
+}
+
+func (o *Options) setDefaults() error {
+	if o.FlushEvery == 0 {
+		o.FlushEvery = 5 * time.Second
+	}
+	if o.MaxWindowBytes == 0 {
+		var si unix.Sysinfo_t
+		if err := unix.Sysinfo(&si); err != nil {
+			return fmt.Errorf("size of memory: %w", err)
+		}
+		o.MaxWindowBytes = int64(si.Totalram) * int64(si.Unit) / 4
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// FS is the filesystem of one volume. Its methods may be called concurrently.
+type FS struct {
+	vol  *volume.Volume
+	arb  *arbiter.Arbiter
+	log  *slog.Logger
+	now  func() time.Time
+	root *inode
+
+	renameMu sync.Mutex
+	shards   [shardCount]shard
+
+	dirtyMu sync.Mutex
+	dirty   map[*inode]struct{} // guarded by dirtyMu
+
+	windowBytes atomic.Int64 // of all windows that have memory
+	windowLimit int64
+
+	invalidate atomic.Pointer[func(extent.Ino)]
+
+	stop    context.CancelFunc // ends the flusher
+	stopped chan struct{}      // closed by the flusher
+	closed  sync.Once
+}
+
+// New starts a filesystem on v and attaches it to a as its storage. It uses both
+// until Close, and owns neither.
+func New(v *volume.Volume, a *arbiter.Arbiter, o Options) (*FS, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	f := &FS{
+		vol: v, arb: a, log: o.Log, now: o.Now, windowLimit: o.MaxWindowBytes,
+		dirty:   make(map[*inode]struct{}),
+		stopped: make(chan struct{}),
+	}
+	for i := range f.shards {
+		f.shards[i].inodes = make(map[extent.Ino]*inode)
+	}
+	root, err := f.get(extent.RootIno) // kept until Close
+	if err != nil {
+		return nil, fmt.Errorf("root directory: %w", err)
+	}
+	root.hint.Store(&hint{name: "/"})
+	f.root = root
+	a.Attach((*storage)(f))
+	var ctx context.Context
+	ctx, f.stop = context.WithCancel(context.Background())
+	go f.flusher(ctx, o)
+	return f, nil
+}
+
+// Close ends the flusher, writes all windows back, detaches them and makes
+// everything durable. No other method may be running.
+func (f *FS) Close(ctx context.Context) (err error) {
+	f.closed.Do(func() {
+		f.stop()
+		<-f.stopped
+		err = errors.Join(f.closeWindows(ctx), f.flush(ctx))
+		f.put(f.root)
+	})
+	return err
+}
+
+// OnInvalidate sets the function that is called, with no lock held, when
+// attributes or content of a file changed by another way than the mount.
+func (f *FS) OnInvalidate(fn func(extent.Ino)) { f.invalidate.Store(&fn) }
+
+func (f *FS) invalidated(ino extent.Ino) {
+	if fn := f.invalidate.Load(); fn != nil {
+		(*fn)(ino)
+	}
+}
+
+// Statfs says how full the volume is.
+type Statfs struct {
+	BlockSize int64
+	Blocks    int64
+	Free      int64
+	Files     int64
+	FreeFiles int64
+}
+
+// Statfs says how full the volume is, in blocks. Inodes take no room of their own;
+// as each file that holds anything has a block, the blocks are the limit shown.
+func (f *FS) Statfs(context.Context) (Statfs, error) {
+	s := f.vol.Statfs()
+	total, free := s.Total/extent.BlockSize, s.Free/extent.BlockSize
+	return Statfs{BlockSize: extent.BlockSize, Blocks: total, Free: free, Files: total, FreeFiles: free}, nil
+}

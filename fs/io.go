@@ -1,0 +1,275 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/extent"
+	"holdfast/layout"
+)
+
+// Open counts a use of the file, until Release.
+func (f *FS) Open(_ context.Context, _ Caller, ino extent.Ino, _ uint32) error {
+	i, err := f.get(ino) // kept until Release
+	if err != nil {
+		return err
+	}
+	i.mu.Lock()
+	i.opens++
+	i.mu.Unlock()
+	return nil
+}
+
+// Release ends a use of the file. The last one gives back blocks taken ahead.
+func (f *FS) Release(ino extent.Ino) {
+	i, err := f.get(ino)
+	if err != nil {
+		return
+	}
+	i.mu.Lock()
+	opened := i.opens > 0
+	if opened {
+		i.opens--
+	}
+	if i.opens == 0 && i.grown {
+		i.grown = false
+		i.n.TrimPrealloc()
+	}
+	i.mu.Unlock()
+	f.put(i)
+	if opened {
+		f.put(i)
+	}
+}
+
+// Read reads up to the end of file: less than len(p) means that it was met.
+func (f *FS) Read(_ context.Context, ino extent.Ino, p []byte, off int64) (int, error) {
+	i, err := f.get(ino)
+	if err != nil {
+		return 0, err
+	}
+	defer f.put(i)
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	if err := i.regular(); err != nil {
+		return 0, err
+	}
+	n, err := i.n.ReadAt(p, off)
+	if err == nil && len(p) > 0 {
+		f.accessed(i)
+	}
+	return n, err
+}
+
+// Write writes p at off, or at the end of file if appending, and returns len(p)
+// or an error. writeback says that it is a page of a memory mapping, written when
+// the kernel saw fit: that must not undo what a holder of a write lease wrote
+// directly meanwhile, and is EIO.
+func (f *FS) Write(ctx context.Context, c Caller, ino extent.Ino, p []byte, off int64, appending, writeback bool) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	i, err := f.get(ino)
+	if err != nil {
+		return 0, err
+	}
+	defer f.put(i)
+	if writeback {
+		c = f.speaker(c, ino, extent.Range{Off: off, End: off + int64(len(p))})
+	}
+	w := write{f: f, i: i, c: c, p: p, off: off, appending: appending, writeback: writeback}
+	if done, err := w.overwrite(); done || err != nil {
+		return w.written(err)
+	}
+	return w.written(f.change(ctx, c, i, w.plan, w.apply))
+}
+
+// write is one Write under way.
+type write struct {
+	f                    *FS
+	i                    *inode
+	c                    Caller
+	p                    []byte
+	off                  int64
+	appending, writeback bool
+}
+
+func (w *write) written(err error) (int, error) {
+	if err != nil {
+		return 0, err
+	}
+	return len(w.p), nil
+}
+
+// at returns the range that is written, given the size as it is. It needs mu shared.
+func (w *write) at() (extent.Range, error) {
+	off := w.off
+	if w.appending {
+		off = w.i.n.Attr.Size
+	}
+	if off < 0 {
+		return extent.Range{}, fmt.Errorf("write at %d: %w", off, syscall.EINVAL)
+	}
+	if off > extent.MaxSize-int64(len(w.p)) {
+		return extent.Range{}, fmt.Errorf("write at %d: %w", off, syscall.EFBIG)
+	}
+	r := extent.Range{Off: off, End: off + int64(len(w.p))}
+	if err := w.i.regular(); err != nil {
+		return r, err
+	}
+	if w.writeback {
+		return r, w.f.checkWriteback(w.c, w.i.ino, r)
+	}
+	return r, nil
+}
+
+// overwrite does the write if it alters no mapping: that meets nobody, and needs
+// the lock only shared.
+func (w *write) overwrite() (done bool, err error) {
+	i := w.i
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	r, err := w.at()
+	if err != nil || !i.n.Plan(r) {
+		return false, err
+	}
+	if err := i.n.Overwrite(w.p, r.Off); err != nil {
+		return false, err
+	}
+	i.soil(r)
+	i.wroteAt.Store(w.f.stamp())
+	w.f.changed(i)
+	return true, nil
+}
+
+func (w *write) plan() (plan, error) {
+	r, err := w.at()
+	if err != nil {
+		return plan{}, err
+	}
+	return w.i.planWrite(r)
+}
+
+// planWrite says what a write to r would be. It needs mu shared.
+func (i *inode) planWrite(r extent.Range) (plan, error) {
+	if i.n.Plan(r) {
+		return plan{}, nil
+	}
+	blocks := r.RoundOut()
+	additive := plan{layout.Additive, blocks}
+	pos := blocks.Off
+	err := i.n.Extents(blocks, func(e extent.Extent) bool {
+		if e.Off > pos || e.State != extent.Written && e.Addr.Seg == extent.Device {
+			return false
+		}
+		pos = e.Off + e.Len
+		return true
+	})
+	if err != nil || pos < blocks.End {
+		return additive, err
+	}
+	return plan{layout.Size, blocks}, nil
+}
+
+func (w *write) apply() error {
+	r, err := w.at()
+	if err != nil {
+		return err
+	}
+	if err := w.i.n.Write(w.p, r.Off); err != nil {
+		return err
+	}
+	w.i.grown = true
+	w.i.soil(r)
+	w.f.touch(w.i)
+	return nil
+}
+
+// checkWriteback refuses page write-back into a range under another's write
+// lease. It is called with mu held, under which no window can come up.
+func (f *FS) checkWriteback(c Caller, ino extent.Ino, r extent.Range) error {
+	if f.arb.WriteLeased(ino, r.RoundOut(), c.Session) {
+		return fmt.Errorf("write-back of mapped pages %v under a write lease: %w", r, syscall.EIO)
+	}
+	return nil
+}
+
+// speaker returns the caller with its session, which takes long to find and is
+// only needed where a lease stands in the way. Write-back by the kernel itself
+// has no process and is nobody's own.
+func (f *FS) speaker(c Caller, ino extent.Ino, r extent.Range) Caller {
+	if c.Session == 0 && c.PID > 0 && f.arb.WriteLeased(ino, r.RoundOut(), 0) {
+		c.Session = f.arb.SessionOf(c.PID)
+	}
+	return c
+}
+
+// Fsync makes content, attributes and the name durable.
+func (f *FS) Fsync(ctx context.Context, ino extent.Ino, _ bool) error {
+	return f.withInode(ino, func(i *inode) error { return f.sync(ctx, i) })
+}
+
+// FsyncDir makes the names in a directory durable.
+func (f *FS) FsyncDir(ctx context.Context, ino extent.Ino) error { return f.Fsync(ctx, ino, false) }
+
+func (f *FS) sync(ctx context.Context, i *inode) error {
+	if err := f.writeBackAll(i, (*inode).dirtyParts); err != nil {
+		return err
+	}
+	i.lock() // brings the times up to date
+	i.mu.Unlock()
+	return f.vol.Sync(ctx, i.n, &i.mu)
+}
+
+// Seek is lseek(2) with SEEK_DATA and SEEK_HOLE; the other positions are the
+// caller's to compute.
+func (f *FS) Seek(_ context.Context, ino extent.Ino, off int64, whence int) (pos int64, err error) {
+	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
+		return 0, fmt.Errorf("seek from %d: %w", whence, syscall.EINVAL)
+	}
+	err = f.withInode(ino, func(i *inode) error {
+		i.mu.RLock()
+		defer i.mu.RUnlock()
+		if err := i.regular(); err != nil {
+			return err
+		}
+		pos, err = i.seek(off, whence == unix.SEEK_DATA)
+		return err
+	})
+	return pos, err
+}
+
+var errNoData = fmt.Errorf("no data behind the offset: %w", syscall.ENXIO)
+
+// seek finds the next data or hole. Blocks that were never written are a hole.
+func (i *inode) seek(off int64, data bool) (int64, error) {
+	size := i.n.Attr.Size
+	if off < 0 || off >= size {
+		return 0, errNoData
+	}
+	pos, found := off, false
+	err := i.n.Extents(extent.Range{Off: off, End: size}, func(e extent.Extent) bool {
+		if e.State != extent.Written && e.Addr.Seg == extent.Device {
+			return true
+		}
+		if data {
+			pos, found = max(pos, e.Off), true
+			return false
+		}
+		if e.Off > pos {
+			return false
+		}
+		pos = max(pos, e.Off+e.Len)
+		return true
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case data && !found:
+		return 0, errNoData
+	}
+	return min(pos, size), nil
+}

@@ -1,0 +1,116 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"holdfast/arbiter"
+	"holdfast/extent"
+	"holdfast/layout"
+)
+
+// storage is the FS as the arbiter sees it.
+type storage FS
+
+var _ arbiter.Storage = (*storage)(nil)
+
+func (s *storage) fs() *FS { return (*FS)(s) }
+
+// Prepare allocates and writes zeros as the flags say. Of a range to infinity
+// that is what lies before the end of file.
+func (s *storage) Prepare(ctx context.Context, file extent.Ino, r extent.Range, _ layout.Access, flags arbiter.PrepareFlags) error {
+	return s.fs().withInode(file, func(i *inode) error {
+		i.mu.RLock()
+		size, err := i.n.Attr.Size, i.regular()
+		i.mu.RUnlock()
+		if err != nil {
+			return err
+		}
+		if r = r.RoundOut(); r.End == extent.Inf {
+			r.End = extent.RoundUp(size)
+		}
+		if r.End > extent.MaxSize {
+			return fmt.Errorf("prepare %v: %w", r, syscall.EFBIG)
+		}
+		if r.Empty() || flags&(arbiter.PrepareAllocate|arbiter.PrepareWritten) == 0 {
+			return nil
+		}
+		return s.fs().prepare(ctx, i, r, flags&arbiter.PrepareWritten != 0)
+	})
+}
+
+// prepare fills the holes of r, and with zeros what was never written.
+func (f *FS) prepare(ctx context.Context, i *inode, r extent.Range, zero bool) error {
+	i.lock()
+	err := i.n.Allocate(r, true)
+	f.changed(i)
+	i.mu.Unlock()
+	if err != nil || !zero {
+		return err
+	}
+	return f.each(ranges{r}, func(p extent.Range, zeros []byte) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return f.zeroUnwritten(i, p, zeros)
+	})
+}
+
+func (f *FS) zeroUnwritten(i *inode, r extent.Range, zeros []byte) error {
+	i.lock()
+	defer i.mu.Unlock()
+	var todo []extent.Range
+	err := i.n.HomeExtents(r, func(e extent.Extent) bool {
+		if e.State == extent.Unwritten {
+			todo = append(todo, e.Range().Intersect(r))
+		}
+		return true
+	})
+	for _, t := range todo {
+		if err == nil {
+			err = i.n.WriteHome(zeros[:t.Len()], t.Off)
+		}
+	}
+	f.changed(i)
+	return err
+}
+
+func (s *storage) Hold(file extent.Ino, r extent.Range) (hold uint64, err error) {
+	err = s.fs().withInode(file, func(i *inode) error {
+		i.mu.RLock()
+		defer i.mu.RUnlock()
+		hold, err = i.n.Hold(r)
+		return err
+	})
+	return hold, err
+}
+
+func (s *storage) Unhold(hold uint64) { s.vol.Unhold(hold) }
+
+func (s *storage) Unmap(_ context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
+	return s.fs().endMapping(file, lease, r, false)
+}
+
+func (s *storage) Cut(_ context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
+	return s.fs().endMapping(file, lease, r, true)
+}
+
+func (f *FS) endMapping(file extent.Ino, lease layout.LeaseID, r extent.Range, forced bool) error {
+	err := f.withInode(file, func(i *inode) error { return f.unmap(i, lease, r, forced) })
+	f.invalidated(file)
+	return err
+}
+
+func (s *storage) Get(file extent.Ino) error {
+	_, err := s.fs().get(file) // until Put
+	return err
+}
+
+func (s *storage) Put(file extent.Ino) {
+	if i := s.fs().cached(file); i != nil {
+		s.fs().put(i)
+	}
+}
+
+func (s *storage) Path(file extent.Ino) string { return s.fs().Path(file) }

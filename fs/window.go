@@ -1,0 +1,264 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"syscall"
+
+	"holdfast/extent"
+	"holdfast/layout"
+	"holdfast/window"
+)
+
+// mapping is a window over a range of an inode. Its fields but dirty are altered
+// with the inode's winMu and mu held.
+type mapping struct {
+	w    *window.Window
+	r    extent.Range // the file range that the window was made for
+	live ranges       // what of r the window is the address of
+
+	// dirty: the mount wrote through the window since it was written back.
+	dirty atomic.Bool
+}
+
+// addr returns where in the window the file offset off lies.
+func (m *mapping) addr(off int64) extent.Addr {
+	return extent.Addr{Seg: m.w.Segment(), Off: off - m.r.Off}
+}
+
+// users says which parts of an inode the leases have mapped.
+type users map[layout.LeaseID]*user
+
+type user struct {
+	parts ranges
+	write bool
+}
+
+// mapped returns the parts that the leases have mapped which pick selects.
+func (u users) mapped(pick func(layout.LeaseID, *user) bool) (out ranges) {
+	for id, user := range u {
+		if pick(id, user) {
+			out = out.or(user.parts)
+		}
+	}
+	return out
+}
+
+// remove ends the mapping of r by a lease.
+func (u users) remove(lease layout.LeaseID, r ranges) {
+	if user := u[lease]; user != nil {
+		if user.parts = user.parts.minus(r); len(user.parts) == 0 {
+			delete(u, lease)
+		}
+	}
+}
+
+// soil notes that the mount wrote to r, as far as windows are over it. It needs mu shared.
+func (i *inode) soil(r extent.Range) {
+	for _, m := range i.windows {
+		if m.r.Overlaps(r) && !m.dirty.Load() {
+			m.dirty.Store(true)
+		}
+	}
+}
+
+// Piece is a part of a mapping: the file's bytes at FileOff lie at Off in Window.
+type Piece struct {
+	Window  *window.Window
+	Off     int64
+	FileOff int64
+	Len     int64
+}
+
+// Map makes the range of a lease reachable as memory: windows that hold its
+// content, with no page missing, shared with everyone else who maps the same
+// bytes. It tells the arbiter that the lease is mapped, and fails if the lease does
+// not cover the range by then.
+func (f *FS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) (pieces []Piece, err error) {
+	if r, err = mappable(r); err != nil {
+		return nil, err
+	}
+	err = f.withInode(ino, func(i *inode) error {
+		if err := f.arb.Mapped(lease); err != nil {
+			return err
+		}
+		i.winMu.Lock()
+		defer i.winMu.Unlock()
+		// If the range is given back from now on, Unmap waits for winMu and finds it.
+		if err := f.checkLease(lease, ino, r, write); err != nil {
+			return err
+		}
+		if err := f.isolateAll(ctx, i, r); err != nil {
+			return err
+		}
+		i.use(lease, r, write)
+		pieces = i.pieces(r)
+		return nil
+	})
+	return pieces, err
+}
+
+// mappable returns the range in whole blocks, if memory can be made of it.
+func mappable(r extent.Range) (extent.Range, error) {
+	switch {
+	case r.Off < 0 || r.Empty():
+		return r, fmt.Errorf("map %v: %w", r, syscall.EINVAL)
+	case r.End == extent.Inf:
+		return r, fmt.Errorf("map %v: a range to infinity cannot be mapped, name its end: %w", r, syscall.EINVAL)
+	case r.End > extent.MaxSize:
+		return r, fmt.Errorf("map %v: %w", r, syscall.EFBIG)
+	}
+	return r.RoundOut(), nil
+}
+
+// checkLease makes sure that a lease is one on the file that covers r and allows the access.
+func (f *FS) checkLease(lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) error {
+	info, err := f.arb.Lease(lease)
+	if err != nil {
+		return err
+	}
+	if info.File != ino {
+		return fmt.Errorf("lease %d is on inode %d, not %d: %w", lease, info.File, ino, syscall.EINVAL)
+	}
+	if write && info.Access != layout.Write {
+		return fmt.Errorf("lease %d is for reading: %w", lease, syscall.EPERM)
+	}
+	var held ranges
+	for _, h := range info.Ranges {
+		held = held.add(h.Extent())
+	}
+	if rest := (ranges{r}).minus(held); len(rest) > 0 {
+		return fmt.Errorf("lease %d does not cover %v: %w", lease, rest[0], syscall.EPERM)
+	}
+	return nil
+}
+
+// use notes that a lease has mapped r. It needs winMu.
+func (i *inode) use(lease layout.LeaseID, r extent.Range, write bool) {
+	if i.users == nil {
+		i.users = make(users)
+	}
+	u := i.users[lease]
+	if u == nil {
+		u = new(user)
+		i.users[lease] = u
+	}
+	u.parts = u.parts.add(r)
+	u.write = u.write || write
+}
+
+// pieces returns where r lies. It needs winMu.
+func (i *inode) pieces(r extent.Range) (out []Piece) {
+	for _, m := range i.windows {
+		for _, p := range m.live.and(ranges{r}) {
+			out = append(out, Piece{Window: m.w, Off: m.addr(p.Off).Off, FileOff: p.Off, Len: p.Len()})
+		}
+	}
+	slices.SortFunc(out, func(a, b Piece) int { return compare(a.FileOff, b.FileOff) })
+	return out
+}
+
+// isolateAll makes windows for what of r has none. It needs winMu. If it fails,
+// it leaves none that it made.
+func (f *FS) isolateAll(ctx context.Context, i *inode, r extent.Range) error {
+	gaps := ranges{r}.minus(i.live())
+	for _, gap := range gaps {
+		if err := f.isolate(ctx, i, gap); err != nil {
+			if undo := f.detach(i, gaps.and(i.live()), true); undo != nil {
+				f.log.Error("windows of a mapping that failed were not written back", "inode", i.ino, "err", undo)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// live returns what of the inode is in windows. It needs winMu.
+func (i *inode) live() (out ranges) {
+	for _, m := range i.windows {
+		out = out.or(m.live)
+	}
+	return out
+}
+
+// chunk is how much is copied into or out of a window at a time. The inode is
+// locked for as long as that takes, and not longer.
+const chunk = 1 << 20
+
+// isolate makes a window for r and moves the file's content there.
+func (f *FS) isolate(ctx context.Context, i *inode, r extent.Range) error {
+	// All blocks first: no write-back will find the volume full, and no page is
+	// touched for a request that cannot be served.
+	i.lock()
+	err := i.n.Allocate(r, true)
+	f.changed(i)
+	i.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	m, err := f.newMapping(i, r)
+	if err != nil {
+		return err
+	}
+	i.mu.Lock()
+	i.windows = append(i.windows, m)
+	i.mu.Unlock()
+	buf := make([]byte, min(chunk, r.Len()))
+	for pos := r.Off; pos < r.End; pos += chunk {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		part := extent.Range{Off: pos, End: min(pos+chunk, r.End)}
+		if err := f.loadWindow(i, m, part, buf[:part.Len()]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newMapping makes an empty window for r.
+func (f *FS) newMapping(i *inode, r extent.Range) (*mapping, error) {
+	if used := f.windowBytes.Add(r.Len()); used > f.windowLimit {
+		f.windowBytes.Add(-r.Len())
+		return nil, fmt.Errorf("a window of %d bytes would pass the limit of %d bytes of windows (%d are in use): %w",
+			r.Len(), f.windowLimit, used-r.Len(), syscall.ENOMEM)
+	}
+	seg, err := f.vol.NewSegment()
+	if err != nil {
+		f.windowBytes.Add(-r.Len())
+		return nil, err
+	}
+	w, err := window.New(seg, fmt.Sprintf("%d+%d", i.ino, r.Off), r.Len())
+	if err != nil {
+		f.windowBytes.Add(-r.Len())
+		return nil, err
+	}
+	if err := f.vol.AttachSegment(seg, w); err != nil {
+		f.windowBytes.Add(-r.Len())
+		return nil, errors.Join(err, w.Detach())
+	}
+	return &mapping{w: w, r: r}, nil
+}
+
+// loadWindow moves one part of the file into its window.
+func (f *FS) loadWindow(i *inode, m *mapping, part extent.Range, buf []byte) error {
+	i.lock()
+	defer i.mu.Unlock()
+	n, err := i.n.ReadAt(buf, part.Off)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		if _, err := m.w.WriteAt(buf[:n], m.addr(part.Off).Off); err != nil {
+			return err
+		}
+	}
+	if err := i.n.Isolate(part, m.addr(part.Off)); err != nil {
+		return err
+	}
+	m.live = m.live.add(part)
+	return nil
+}

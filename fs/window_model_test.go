@@ -1,0 +1,127 @@
+package fs
+
+import (
+	"bytes"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"holdfast/extent"
+	"holdfast/layout"
+)
+
+// TestWindowModel does what mount and holders can do to one file, in any order, and
+// holds what everybody sees against a plain array of bytes.
+func TestWindowModel(t *testing.T) {
+	const limit = 24 * block
+	rapid.Check(t, func(t *rapid.T) {
+		r := makeRig(t, tempDir(t))
+		data := []byte("begin")
+		ino := r.file("f", data)
+		type held struct {
+			h  *holder
+			id layout.LeaseID
+			r  extent.Range
+			v  *view
+		}
+		var leases []*held
+		some := func(t *rapid.T) (*held, int) {
+			if len(leases) == 0 {
+				t.Skip("no lease")
+			}
+			k := rapid.IntRange(0, len(leases)-1).Draw(t, "lease")
+			return leases[k], k
+		}
+		write := func(off int64, p []byte) {
+			if end := int(off) + len(p); end > len(data) {
+				data = append(data, make([]byte, end-len(data))...)
+			}
+			copy(data[off:], p)
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"write": func(t *rapid.T) {
+				p := bytes.Repeat([]byte{rapid.Byte().Draw(t, "byte")}, rapid.IntRange(1, 3*block).Draw(t, "length"))
+				off := rapid.Int64Range(0, int64(limit-len(p))).Draw(t, "offset")
+				r.write(ino, p, off)
+				write(off, p)
+			},
+			"map": func(t *rapid.T) {
+				off := rapid.Int64Range(0, limit/block-1).Draw(t, "offset") * block
+				end := off + rapid.Int64Range(1, (limit-off)/block).Draw(t, "length")*block
+				x := &held{h: r.session(int32(2000 + len(leases))), r: rng(off, end)}
+				x.id = x.h.lease(ino, x.r, layout.Write)
+				x.v = x.h.mmap(x.id, ino, x.r, true)
+				leases = append(leases, x)
+			},
+			"store": func(t *rapid.T) {
+				x, _ := some(t)
+				if x.r.Off >= int64(len(data)) || x.r.Empty() {
+					t.Skip("behind the end")
+				}
+				off := rapid.Int64Range(x.r.Off, min(x.r.End, int64(len(data)))-1).Draw(t, "offset")
+				x.v.at(off)[0] = rapid.Byte().Draw(t, "byte")
+				data[off] = x.v.at(off)[0]
+			},
+			"return": func(t *rapid.T) {
+				x, _ := some(t)
+				if x.r.Len() < 2*block {
+					t.Skip("too small")
+				}
+				cut := x.r.Off + rapid.Int64Range(1, x.r.Len()/block-1).Draw(t, "blocks")*block
+				r.must(r.arb.Return(ctx, x.h.id, x.id, rng(x.r.Off, cut)))
+				x.r.Off = cut
+			},
+			"release": func(t *rapid.T) {
+				x, k := some(t)
+				leases = append(leases[:k], leases[k+1:]...)
+				x.h.release(x.id)
+				r.arb.EndSession(x.h.id)
+				x.v.close()
+			},
+			"commit": func(t *rapid.T) {
+				x, _ := some(t)
+				size := rapid.Int64Range(0, x.r.End).Draw(t, "size")
+				r.must(r.Commit(ctx, x.id, ino, x.r, size))
+				write(size, nil)
+			},
+			"fsync": func(t *rapid.T) { r.must(r.Fsync(ctx, ino, false)) },
+			"flush": func(t *rapid.T) { r.flushed() },
+			"truncate": func(t *rapid.T) {
+				size := rapid.Int64Range(0, limit).Draw(t, "size")
+				if size < int64(len(data)) && len(leases) > 0 {
+					t.Skip("it would have to wait")
+				}
+				r.must(r.Truncate(ctx, Caller{}, ino, size))
+				write(size, nil)
+				data = data[:size]
+			},
+			"reopen": func(t *rapid.T) {
+				if len(leases) > 0 {
+					t.Skip("leases are out")
+				}
+				r.reopen()
+			},
+			"": func(t *rapid.T) {
+				if got := r.content(ino); !bytes.Equal(got, data) {
+					t.Fatalf("the mount sees %d bytes, the model has %d; they differ at %d", len(got), len(data), firstDiff(got, data))
+				}
+				for _, x := range leases {
+					for off := x.r.Off; off < min(x.r.End, int64(len(data))); off += 512 {
+						if got := x.v.at(off)[0]; got != data[off] {
+							t.Fatalf("a holder sees %d at %d, the model has %d", got, off, data[off])
+						}
+					}
+				}
+			},
+		})
+		for _, x := range leases {
+			x.h.release(x.id)
+			x.v.close()
+		}
+		r.must(r.Fsync(ctx, ino, false))
+		if got := r.home(ino, len(data)); !bytes.Equal(got, data) {
+			t.Fatalf("the device differs at %d after all are released", firstDiff(got, data))
+		}
+		r.finish()
+	})
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/layout"
+	"holdfast/server"
+)
+
+func newServe() *cobra.Command {
+	cfg := server.Config{OnHold: layout.Fail}
+	size := byteSize(0)
+	cmd := &cobra.Command{
+		Use:   "serve [DIR]",
+		Short: "Serve a volume: mount it and open its socket",
+		Long: `Serve the volume in DIR until SIGTERM or SIGINT. On first use a volume is made
+there. It is mounted at DIR/mnt and can be asked at DIR/socket.
+
+DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
+~/.local/share/holdfast for others, if it is not named.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				cfg.Dir = args[0]
+			}
+			// Who reads the log may end before the server does. To die of that would
+			// take what all others hold, and leave the mount.
+			signal.Ignore(syscall.SIGPIPE)
+			cfg.Size = int64(size)
+			cfg.Out, cfg.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return server.Run(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.Var(&size, "size", "size of a new volume, for example 10G (default 10GiB, or all of a block device)")
+	f.StringVar(&cfg.Device, "device", "", "file or block device for the volume's blocks (default DIR/device)")
+	f.StringVar(&cfg.Mount, "mount", "", "mount point (default DIR/mnt)")
+	f.BoolVar(&cfg.NoMount, "no-mount", false, "serve the socket alone")
+	f.StringVar(&cfg.Socket, "socket", "", "path of the socket (default DIR/socket)")
+	f.StringVar(&cfg.Group, "group", "", "group that may use the socket (default everyone)")
+	f.TextVar(&cfg.OnHold, "on-hold", cfg.OnHold, "what a change does that meets a pin or an unbreakable lease: fail or wait")
+	f.DurationVar(&cfg.BreakTime, "break-time", server.DefaultBreakTime, "how long a holder may take to give back a lease")
+	f.DurationVar(&cfg.MountWait, "mount-wait", server.DefaultMountWait, "how long a change through the mount waits before EAGAIN")
+	f.BoolVar(&cfg.LogJSON, "log-json", false, "log lines as JSON objects")
+	return cmd
+}

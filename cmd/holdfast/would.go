@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/arbiter"
+	"holdfast/client"
+)
+
+// would is the answer to WOULD.
+type would struct {
+	Errno    int               `json:"errno"`
+	Error    string            `json:"error"`
+	Class    string            `json:"class"`
+	Blockers []arbiter.Blocker `json:"blockers"`
+}
+
+func newWould() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "would",
+		Short: "Foresee what a change of a file would meet, without doing it",
+		Long: `Foresee what a change of a file would meet, without doing it. The exit status is
+0 if the change would be done, also where holders of breakable leases are asked
+first, and 1 if it would be refused.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fmt.Errorf("say which change: %s", "truncate, punch, write or allocate")
+		},
+	}
+	cmd.AddCommand(
+		newWouldTruncate(),
+		newWouldRange("punch", "Foresee fallocate --punch-hole", client.Punch),
+		newWouldRange("write", "Foresee a write", client.WriteInto),
+		newWouldRange("allocate", "Foresee fallocate", client.AllocateRange),
+	)
+	return cmd
+}
+
+func newWouldTruncate() *cobra.Command {
+	var a asking
+	var size byteSize
+	cmd := &cobra.Command{
+		Use:   "truncate FILE",
+		Short: "Foresee truncate",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.would(cmd, args[0], client.Truncate, client.Range{Off: int64(size), End: client.Inf})
+		},
+	}
+	cmd.Flags().VarP(&size, "size", "s", "size to truncate to (default 0)")
+	a.flags(cmd)
+	return cmd
+}
+
+func newWouldRange(name, short string, kind client.ChangeKind) *cobra.Command {
+	var a asking
+	r := byteRange{End: client.Inf}
+	cmd := &cobra.Command{
+		Use:   name + " FILE",
+		Short: short,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.would(cmd, args[0], kind, client.Range(r))
+		},
+	}
+	cmd.Flags().Var(&r, "range", "OFFSET+LENGTH (default all of the file)")
+	a.flags(cmd)
+	return cmd
+}
+
+func (a *asking) would(cmd *cobra.Command, path string, kind client.ChangeKind, r client.Range) error {
+	return a.ask(cmd.Context(), path, func(s *client.Session, f *os.File) error {
+		raw, err := s.Would(cmd.Context(), f, kind, r, client.OnHoldDefault)
+		if err != nil {
+			return err
+		}
+		var answer would
+		if err := json.Unmarshal(raw, &answer); err != nil {
+			return err
+		}
+		if err := show(a, cmd.OutOrStdout(), raw, printWould); err != nil {
+			return err
+		}
+		if answer.Errno != 0 {
+			return &exitError{exitFailure, nil}
+		}
+		return nil
+	})
+}
+
+func printWould(w io.Writer, a would) {
+	switch {
+	case a.Errno != 0:
+		fmt.Fprintf(w, "refused: %s (%s change). In its way:\n", a.Error, a.Class)
+	case len(a.Blockers) > 0:
+		fmt.Fprintf(w, "done after these give back (%s change):\n", a.Class)
+	default:
+		fmt.Fprintf(w, "done at once: nobody is in the way (%s change)\n", a.Class)
+		return
+	}
+	printBlockers(w, a.Blockers)
+}

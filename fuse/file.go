@@ -1,0 +1,163 @@
+package fuse
+
+import (
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"holdfast/extent"
+	"holdfast/fs"
+)
+
+// openFlags are what the kernel is told of each open file: no page cache, no
+// FLUSH at close (there is nothing to flush, and close must not wait), and
+// writes that do not extend the file beside each other.
+const openFlags = gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_NOFLUSH | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
+
+func (r *rawFS) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) gofuse.Status {
+	a, err := r.fs.Create(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), name, in.Mode, in.Flags)
+	out.OpenFlags = openFlags
+	return r.entry(a, err, &out.EntryOut)
+}
+
+func (r *rawFS) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
+	out.OpenFlags = openFlags
+	return errno(r.log, r.fs.Open(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), in.Flags))
+}
+
+func (r *rawFS) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) { r.fs.Release(inode(in.NodeId)) }
+
+func (r *rawFS) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
+	off, ok := offset(in.Offset)
+	if !ok {
+		return nil, gofuse.EINVAL
+	}
+	n, err := r.fs.Read(requestContext(cancel), inode(in.NodeId), buf, off)
+	if st := errno(r.log, err); !st.Ok() {
+		return nil, st
+	}
+	return gofuse.ReadResultData(buf[:n]), gofuse.OK
+}
+
+func (r *rawFS) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (uint32, gofuse.Status) {
+	off, ok := offset(in.Offset)
+	if !ok {
+		return 0, gofuse.Status(syscall.EFBIG)
+	}
+	ctx, caller, ino := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)
+	writeback := in.WriteFlags&gofuse.WRITE_CACHE != 0
+	if writeback {
+		r.pages.Add(1)
+		r.writing.Add(1)
+		defer r.writing.Add(-1)
+	}
+	n, err := r.fs.Write(ctx, caller, ino, data, off, in.Flags&syscall.O_APPEND != 0 && !writeback, writeback)
+	if err == nil && in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0 {
+		err = r.killPriv(ctx, caller, ino)
+	}
+	// With direct I/O the kernel leaves O_SYNC and O_DSYNC to the server.
+	if err == nil && in.Flags&syscall.O_DSYNC != 0 {
+		err = r.fs.Fsync(ctx, ino, in.Flags&syscall.O_SYNC != syscall.O_SYNC)
+	}
+	return uint32(n), errno(r.log, err)
+}
+
+// killPriv takes set-user-id and set-group-id off a file that somebody without
+// the right to them has changed.
+func (r *rawFS) killPriv(ctx requestContext, caller fs.Caller, ino extent.Ino) error {
+	a, err := r.fs.GetAttr(ctx, caller, ino)
+	if err != nil {
+		return err
+	}
+	mode := withoutPriv(a.Mode)
+	if mode == a.Mode {
+		return nil
+	}
+	_, err = r.fs.SetAttr(ctx, caller, ino, fs.SetAttr{Valid: fs.SetMode, Mode: mode})
+	return err
+}
+
+// withoutPriv clears set-user-id, and set-group-id where it means execution.
+func withoutPriv(mode uint32) uint32 {
+	mode &^= syscall.S_ISUID
+	if mode&syscall.S_IXGRP != 0 {
+		mode &^= syscall.S_ISGID
+	}
+	return mode
+}
+
+func (r *rawFS) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse.AttrOut) gofuse.Status {
+	if in.Valid&gofuse.FATTR_SIZE != 0 && in.Size > extent.MaxSize {
+		return gofuse.Status(syscall.EFBIG)
+	}
+	ctx, caller, ino := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)
+	set := setAttr(in)
+	if in.Valid&gofuse.FATTR_KILL_SUIDGID != 0 && in.Valid&gofuse.FATTR_MODE == 0 {
+		a, err := r.fs.GetAttr(ctx, caller, ino)
+		if err != nil {
+			return errno(r.log, err)
+		}
+		if mode := withoutPriv(a.Mode); mode != a.Mode {
+			set.Valid |= fs.SetMode
+			set.Mode = mode
+		}
+	}
+	a, err := r.fs.SetAttr(ctx, caller, ino, set)
+	if err != nil {
+		return errno(r.log, err)
+	}
+	out.SetTimeout(attrTimeout)
+	fillAttr(&a, &out.Attr)
+	return gofuse.OK
+}
+
+func setAttr(in *gofuse.SetAttrIn) fs.SetAttr {
+	s := fs.SetAttr{
+		Mode: in.Mode, UID: in.Uid, GID: in.Gid, Size: int64(in.Size),
+		Atime: joinTime(in.Atime, in.Atimensec), Mtime: joinTime(in.Mtime, in.Mtimensec), Ctime: joinTime(in.Ctime, in.Ctimensec),
+	}
+	for _, b := range []struct {
+		kernel uint32
+		ours   fs.SetAttrMask
+	}{
+		{gofuse.FATTR_MODE, fs.SetMode}, {gofuse.FATTR_UID, fs.SetUID}, {gofuse.FATTR_GID, fs.SetGID}, {gofuse.FATTR_SIZE, fs.SetSize},
+		{gofuse.FATTR_ATIME, fs.SetAtime}, {gofuse.FATTR_MTIME, fs.SetMtime}, {gofuse.FATTR_CTIME, fs.SetCtime},
+		{gofuse.FATTR_ATIME_NOW, fs.SetAtimeNow}, {gofuse.FATTR_MTIME_NOW, fs.SetMtimeNow},
+	} {
+		if in.Valid&b.kernel != 0 {
+			s.Valid |= b.ours
+		}
+	}
+	return s
+}
+
+// Flush is not sent for files opened with FOPEN_NOFLUSH; there is nothing to do
+// if it comes all the same.
+func (r *rawFS) Flush(<-chan struct{}, *gofuse.FlushIn) gofuse.Status { return gofuse.OK }
+
+func (r *rawFS) Fsync(cancel <-chan struct{}, in *gofuse.FsyncIn) gofuse.Status {
+	const dataOnly = 1
+	return errno(r.log, r.fs.Fsync(requestContext(cancel), inode(in.NodeId), in.FsyncFlags&dataOnly != 0))
+}
+
+func (r *rawFS) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) gofuse.Status {
+	off, ok1 := offset(in.Offset)
+	n, ok2 := offset(in.Length)
+	if !ok1 || !ok2 || n == 0 {
+		return gofuse.EINVAL
+	}
+	if off > extent.MaxSize || n > extent.MaxSize-off {
+		return gofuse.Status(syscall.EFBIG)
+	}
+	return errno(r.log, r.fs.Fallocate(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), in.Mode, off, n))
+}
+
+func (r *rawFS) Lseek(cancel <-chan struct{}, in *gofuse.LseekIn, out *gofuse.LseekOut) gofuse.Status {
+	off, ok := offset(in.Offset)
+	if !ok {
+		return gofuse.Status(syscall.ENXIO)
+	}
+	pos, err := r.fs.Seek(requestContext(cancel), inode(in.NodeId), off, int(in.Whence))
+	out.Offset = uint64(pos)
+	return errno(r.log, err)
+}

@@ -1,0 +1,117 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"holdfast/layout"
+)
+
+// Defaults of a Config.
+const (
+	DefaultSize      = 10 << 30
+	DefaultBreakTime = 45 * time.Second
+	DefaultMountWait = time.Second
+)
+
+// Config says what to serve and how. Dir is enough.
+type Config struct {
+	// Dir holds the volume. It is made, and a volume in it, on first use.
+	Dir string
+	// Device is the file or block device with the volume's blocks.
+	// Empty: Dir/device.
+	Device string
+	// Size is the size of a new device file. Zero: DefaultSize, or all of a
+	// block device. It does not change a volume that exists.
+	Size int64
+	// Mount is the mount point. Empty: Dir/mnt.
+	Mount string
+	// NoMount serves the socket alone.
+	NoMount bool
+	// Socket is the path of the local socket. Empty: Dir/socket.
+	Socket string
+	// Group may use the socket; others may not. Empty: everyone may.
+	Group string
+	// OnHold is what a change does that meets an unbreakable lease or a pin.
+	OnHold layout.OnHold
+	// BreakTime is how long a holder may take to give back.
+	BreakTime time.Duration
+	// MountWait bounds the wait of a change through the mount.
+	MountWait time.Duration
+	// LogJSON makes log lines JSON objects.
+	LogJSON bool
+	// Log takes the log, Out what a person or a script waits for: the lines that
+	// say where mount and socket are.
+	Log, Out io.Writer `json:"-"`
+	// Ready, if set, is called once when everything is served.
+	Ready func(Addresses) `json:"-"`
+}
+
+// Addresses say where a running server can be reached.
+type Addresses struct {
+	// Mount is empty if there is no mount.
+	Mount  string
+	Socket string
+}
+
+// DefaultDir is where a volume lies if nothing else is said.
+func DefaultDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/holdfast", nil
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "holdfast"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no directory given and none can be guessed: %w", err)
+	}
+	return filepath.Join(home, ".local", "share", "holdfast"), nil
+}
+
+// complete fills in what was left empty and makes paths absolute.
+func (c *Config) complete() error {
+	if c.Dir == "" {
+		dir, err := DefaultDir()
+		if err != nil {
+			return err
+		}
+		c.Dir = dir
+	}
+	for _, p := range []struct {
+		path *string
+		name string
+	}{{&c.Dir, ""}, {&c.Device, "device"}, {&c.Mount, "mnt"}, {&c.Socket, "socket"}} {
+		if *p.path == "" {
+			*p.path = filepath.Join(c.Dir, p.name)
+		}
+		abs, err := filepath.Abs(*p.path)
+		if err != nil {
+			return err
+		}
+		*p.path = abs
+	}
+	if c.BreakTime == 0 {
+		c.BreakTime = DefaultBreakTime
+	}
+	if c.MountWait == 0 {
+		c.MountWait = DefaultMountWait
+	}
+	if c.Log == nil {
+		c.Log = os.Stderr
+	}
+	if c.Out == nil {
+		c.Out = os.Stdout
+	}
+	switch {
+	case c.Size < 0:
+		return errors.New("the size of a volume cannot be negative")
+	case c.BreakTime < 0 || c.MountWait < 0:
+		return errors.New("break time and mount wait cannot be negative")
+	}
+	return nil
+}

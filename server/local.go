@@ -1,0 +1,96 @@
+package server
+
+import (
+	"context"
+	"errors"
+
+	"holdfast/extent"
+	"holdfast/fs"
+	"holdfast/layout"
+	"holdfast/local"
+)
+
+// startLocal opens the socket and serves it.
+func (s *server) startLocal(ctx context.Context) error {
+	identity := func(int) (extent.Ino, bool) { return 0, false }
+	if s.mount != nil {
+		identity = local.MountIdentity(s.mount.Dev())
+	}
+	l, err := local.New(local.Config{
+		Arbiter: s.arb, FS: localFS{s.fs}, Identity: identity,
+		Path: s.cfg.Socket, Group: s.cfg.Group, BreakTime: s.cfg.BreakTime, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	// It ends before the mount does, not when ctx says so.
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.local = &localRun{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(s.local.done)
+		s.local.err = l.Serve(run)
+	}()
+	return nil
+}
+
+// localRun is the running socket server.
+type localRun struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when it has ended
+	err    error         // read after done
+}
+
+// stop ends all sessions, which gives back what they hold.
+func (l *localRun) stop(ctx context.Context) error {
+	l.cancel()
+	select {
+	case <-l.done:
+		return l.err
+	case <-ctx.Done():
+		return errors.Join(errors.New("sessions of the socket have not ended"), ctx.Err())
+	}
+}
+
+// localFS is the filesystem as package local wants it.
+type localFS struct{ *fs.FS }
+
+func (f localFS) Attr(ctx context.Context, ino extent.Ino) (uid uint32, size int64, err error) {
+	a, err := f.FS.GetAttr(ctx, fs.Caller{}, ino)
+	return a.UID, a.Size, err
+}
+
+func (f localFS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) ([]local.Piece, error) {
+	pieces, err := f.FS.Map(ctx, lease, ino, r, write)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]local.Piece, len(pieces))
+	for i, p := range pieces {
+		out[i] = local.Piece{Window: p.Window, Off: p.Off, FileOff: p.FileOff, Len: p.Len}
+	}
+	return out, nil
+}
+
+// Stat is what holdfast stat shows.
+func (f localFS) Stat(ctx context.Context, ino extent.Ino) (any, error) {
+	return f.FS.Stat(ctx, ino)
+}
+
+// Class says what a write into the range or its allocation would be: nothing to
+// anybody if all of it is written, additive otherwise.
+func (f localFS) Class(ctx context.Context, ino extent.Ino, r extent.Range) (layout.Class, error) {
+	info, err := f.FS.Stat(ctx, ino)
+	if err != nil {
+		return layout.None, err
+	}
+	for _, e := range info.Extents {
+		if e.State != extent.Written || e.Off > r.Off {
+			continue
+		}
+		r.Off = max(r.Off, min(e.Range().End, r.End))
+	}
+	if r.Empty() {
+		return layout.None, nil
+	}
+	return layout.Additive, nil
+}

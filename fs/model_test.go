@@ -412,6 +412,7 @@ func tempDir(t *rapid.T) string {
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := makeRig(t, tempDir(t))
+		t.Cleanup(r.finish)
 		root := &node{ino: root, mode: syscall.S_IFDIR | 0o755, nlink: 2, children: map[string]*node{}}
 		root.parent = root
 		m := &model{r: r, root: root, dirs: []*node{root}}
@@ -420,9 +421,5 @@ func TestModel(t *testing.T) {
 			"close": m.closeFile, "write": m.write, "truncate": m.truncate, "fallocate": m.fallocate, "fsync": m.fsync,
 			"reopen": m.reopen, "": m.check,
 		})
-		for len(m.open) > 0 {
-			m.close(0)
-		}
-		r.finish()
 	})
 }

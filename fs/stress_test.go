@@ -83,7 +83,7 @@ func TestStressNames(t *testing.T) {
 func TestRenameCross(t *testing.T) {
 	r := newRig(t)
 	a, b := r.mkdir(root, "a"), r.mkdir(root, "b")
-	for range 3000 {
+	for range 500 {
 		var wg sync.WaitGroup
 		var errs [2]error
 		wg.Go(func() { errs[0] = r.Rename(ctx, Caller{}, root, "a", b, "a", 0) })

@@ -16,6 +16,7 @@ func TestWindowModel(t *testing.T) {
 	const limit = 24 * block
 	rapid.Check(t, func(t *rapid.T) {
 		r := makeRig(t, tempDir(t))
+		t.Cleanup(r.finish)
 		data := []byte("begin")
 		ino := r.file("f", data)
 		type held struct {
@@ -122,6 +123,5 @@ func TestWindowModel(t *testing.T) {
 		if got := r.home(ino, len(data)); !bytes.Equal(got, data) {
 			t.Fatalf("the device differs at %d after all are released", firstDiff(got, data))
 		}
-		r.finish()
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,93 +15,6 @@ import (
 	"holdfast/layout"
 	"holdfast/window"
 )
-
-// view is a holder's memory over a range of a file.
-type view struct {
-	t      tester
-	pieces []Piece
-	files  []*os.File
-	mem    [][]byte
-}
-
-// mmap maps a range of a lease as its holder does.
-func (h *holder) mmap(l layout.LeaseID, ino extent.Ino, r extent.Range, write bool) *view {
-	h.r.t.Helper()
-	pieces, err := h.r.Map(ctx, l, ino, r, write)
-	h.r.must(err)
-	v := &view{t: h.r.t, pieces: pieces}
-	next := extent.RoundDown(r.Off)
-	for _, p := range pieces {
-		if p.FileOff != next {
-			h.r.t.Fatalf("the pieces of %v are %+v", r, pieces)
-		}
-		next += p.Len
-		f, err := p.Window.Open(write)
-		h.r.must(err)
-		prot := unix.PROT_READ
-		if write {
-			prot |= unix.PROT_WRITE
-		}
-		mem, err := unix.Mmap(int(f.Fd()), p.Off, int(p.Len), prot, unix.MAP_SHARED)
-		h.r.must(err)
-		v.files, v.mem = append(v.files, f), append(v.mem, mem)
-	}
-	if next != extent.RoundUp(r.End) {
-		h.r.t.Fatalf("the pieces of %v are %+v", r, pieces)
-	}
-	return v
-}
-
-func (v *view) close() {
-	for i := range v.mem {
-		unix.Munmap(v.mem[i])
-		v.files[i].Close()
-	}
-}
-
-// at returns the memory from file offset off to the end of its piece.
-func (v *view) at(off int64) []byte {
-	v.t.Helper()
-	for i, p := range v.pieces {
-		if off >= p.FileOff && off < p.FileOff+p.Len {
-			return v.mem[i][off-p.FileOff:]
-		}
-	}
-	v.t.Fatalf("%d is not in the view", off)
-	return nil
-}
-
-// dead reports whether all the memory of the window has left it.
-func (v *view) dead(piece int) bool {
-	v.t.Helper()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(v.files[piece].Fd()), &st); err != nil {
-		v.t.Fatal(err)
-	}
-	return st.Size == 0 && st.Blocks == 0
-}
-
-// home returns what the device has of a file.
-func (r *rig) home(ino extent.Ino, n int) []byte {
-	r.t.Helper()
-	i, err := r.get(ino)
-	r.must(err)
-	defer r.put(i)
-	i.mu.RLock()
-	defer i.mu.RUnlock()
-	p := make([]byte, n)
-	r.must(i.n.ReadHome(p, 0))
-	return p
-}
-
-// read returns n bytes at off.
-func (r *rig) read(ino extent.Ino, off int64, n int) string {
-	r.t.Helper()
-	p := make([]byte, n)
-	k, err := r.Read(ctx, ino, p, off)
-	r.must(err)
-	return string(p[:k])
-}
 
 // TestWindowCoherence: a window begins as the file is, and from then on the holder
 // and the mount see each other.
@@ -167,6 +79,12 @@ func TestWindowTail(t *testing.T) {
 	if got := r.home(ino, 4*block); !bytes.Equal(got[5:], make([]byte, 4*block-5)) {
 		t.Error("what lies behind the end of file was written back")
 	}
+	r.must(mustGet(r, ino).n.HomeExtents(rng(block, 4*block), func(e extent.Extent) bool {
+		if e.State == extent.Written {
+			t.Errorf("%v behind the end of file is written", e.Range())
+		}
+		return true
+	}))
 	h.release(l)
 	r.must(r.Truncate(ctx, Caller{}, ino, 4*block))
 	want := append([]byte("12345"), make([]byte, 4*block-5)...)

@@ -41,8 +41,8 @@ var _ device.Device = (*memDevice)(nil)
 
 func newMemDevice(size int64) *memDevice {
 	d := &memDevice{now: make([]byte, size)}
-	for i := int64(dataStart); i < size; i++ {
-		d.now[i] = stale
+	if size > dataStart {
+		copy(d.now[dataStart:], fill(stale, int(size-dataStart)))
 	}
 	d.safe = append([]byte(nil), d.now...)
 	return d
@@ -91,11 +91,7 @@ func (d *memDevice) Reserve(off, n int64) error {
 
 // Discard leaves the worst that it may: somebody's bytes.
 func (d *memDevice) Discard(off, n int64) error {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = stale
-	}
-	_, err := d.WriteAt(b, off)
+	_, err := d.WriteAt(fill(stale, int(n)), off)
 	return err
 }
 

@@ -108,14 +108,14 @@ func TestManySessions(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		sessions = 100
 	}
-	need := sessions*(each+1)*2 + 1000
+	need := sessions*(each+2) + 1000
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
 	for sessions > 10 && uint64(need) > limit.Cur {
 		sessions /= 2
-		need = sessions*(each+1)*2 + 1000
+		need = sessions*(each+2) + 1000
 		t.Logf("descriptor limit is %d: %d sessions", limit.Cur, sessions)
 	}
 	s := localtest.Start(t, localtest.Options{})

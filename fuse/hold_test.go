@@ -178,6 +178,17 @@ func TestSeenAtOnce(t *testing.T) {
 			t.Errorf("seek to the end: %d, %v, want %d", end, err, size)
 		}
 	}
+	// The kernel takes the end of the file for an append from what it remembers.
+	log, err := os.OpenFile(f.Name(), os.O_WRONLY|os.O_APPEND, 0)
+	must(t, err)
+	defer log.Close()
+	must(t, session.Truncate(t.Context(), f, 5000, client.ChangeOptions{}))
+	_, err = log.WriteString("appended")
+	must(t, err)
+	if st := stat(t, f.Name()); st.Size != 5008 {
+		t.Errorf("size %d after 8 bytes appended to 5000", st.Size)
+	}
+	must(t, f.Truncate(4096))
 	_, err = f.WriteAt([]byte("x"), 0)
 	must(t, err)
 	m, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
@@ -187,13 +198,47 @@ func TestSeenAtOnce(t *testing.T) {
 		t.Fatal("the mapping does not show the file")
 	}
 	must(t, session.Punch(t.Context(), f, client.Range{Off: 0, End: 4096}, client.ChangeOptions{}))
-	if st := stat(t, f.Name()); st.Blocks != 0 {
-		t.Errorf("%d blocks right after the API punched the only one", st.Blocks)
-	}
 	// Mappings follow a moment later: their pages are dropped behind the API's back.
 	for deadline := time.Now().Add(20 * time.Second); m[0] != 0; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("a mapping goes on showing what was punched")
 		}
 	}
+	if st := stat(t, f.Name()); st.Blocks != 0 {
+		t.Errorf("%d blocks right after the API punched the only one", st.Blocks)
+	}
+}
+
+// TestDirectWriter: what a holder writes into its memory is read through the
+// mount at once, and the other way round, whatever was read before.
+func TestDirectWriter(t *testing.T) {
+	s := testserver.Mounted(t)
+	f, err := os.Create(s.Mount + "/file")
+	must(t, err)
+	defer f.Close()
+	_, err = f.Write(make([]byte, 8192))
+	must(t, err)
+	session, err := client.ForFile(t.Context(), f)
+	must(t, err)
+	defer session.Close()
+	l, err := session.Lease(t.Context(), f, client.Range{Off: 0, End: 8192}, client.Options{Access: client.Write, Prepare: true})
+	must(t, err)
+	m, err := l.Map(t.Context())
+	must(t, err)
+	defer m.Close()
+	buf := make([]byte, 1)
+	for i := range byte(10) {
+		m.Bytes()[4096] = 'a' + i
+		if _, err := f.ReadAt(buf, 4096); err != nil || buf[0] != 'a'+i {
+			t.Errorf("read %q, %v; the holder wrote %q", buf, err, 'a'+i)
+		}
+	}
+	for i := range byte(10) {
+		_, err := f.WriteAt([]byte{'A' + i}, 4097)
+		must(t, err)
+		if got := m.Bytes()[4097]; got != 'A'+i {
+			t.Errorf("the holder sees %q, written was %q", got, 'A'+i)
+		}
+	}
+	must(t, l.Release(t.Context()))
 }

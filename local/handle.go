@@ -24,6 +24,7 @@ type handle struct {
 	// file and writable are what the data descriptor proved; lease only.
 	file     extent.Ino
 	writable bool
+	ticket   wire.Ticket // guarded by tickets.mu
 
 	mu    sync.Mutex
 	fd    int    // of the connection, -1 before it is attached
@@ -200,6 +201,7 @@ func (h *handle) end() {
 	fd, u := h.fd, h.user
 	h.mu.Unlock()
 
+	h.srv.tickets.revoke(h)
 	h.srv.wg.Go(func() {
 		if fd >= 0 {
 			// Frees what the client sent, which can be descriptors of anything.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -49,16 +50,24 @@ func TestDescriptorsThatDoNotClose(t *testing.T) {
 	if err != nil {
 		t.Skip("no FUSE mount here:", err)
 	}
-	defer func() {
+	// The order matters when the test fails: closes go on, descriptors go, the server
+	// goes, and last the mount. A process that exits with a descriptor of its own FUSE
+	// mount waits for itself for ever.
+	t.Cleanup(func() {
 		if err := server.Unmount(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	s := localtest.Start(t, localtest.Options{})
 	fd, err := unix.Open(filepath.Join(dir, "f"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := localtest.Start(t, localtest.Options{})
+	release := sync.OnceFunc(func() {
+		close(file.release)
+		unix.Close(fd)
+	})
+	t.Cleanup(release)
 	other, _ := hello(t, s.Socket, 0)
 	const n = 20
 	for range n {
@@ -77,7 +86,6 @@ func TestDescriptorsThatDoNotClose(t *testing.T) {
 	}
 	mine := open(t, s.FS.Create("f", make([]byte, 8192)), unix.O_RDWR)
 	other.lease(s, mine)
-	close(file.release)
-	unix.Close(fd)
+	release()
 	s.Await(t, "guilty sessions end", func() bool { return s.Stats().Sessions == 1 })
 }

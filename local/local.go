@@ -41,8 +41,9 @@
 // called; Notify comes from the arbiter and takes leases' locks, which are leaves:
 //
 //	Server.mu
-//	session.mu
+//	session.mu → hub.mu
 //	handle.mu → hub.mu
+//	tickets.mu
 //	session.wmu (held while an answer is written, by its session only)
 //
 // The package must not know what the rules of leases are, nor how a filesystem is

@@ -126,6 +126,12 @@ func (s *Server) accept(ctx context.Context) error {
 
 // serve serves one connection until it ends or is a handle.
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
+	var counted *user
+	defer func() { // when all descriptors are closed
+		if counted != nil {
+			s.disconnect(counted)
+		}
+	}()
 	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -142,12 +148,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		s.refuse(c, wire.Header{}, err)
 		return
 	}
-	counted := c.user
-	defer func() {
-		if counted != nil {
-			s.disconnect(counted)
-		}
-	}()
+	counted = c.user
 	if !s.track(c) {
 		return
 	}
@@ -254,10 +255,18 @@ func (s *session) mayAttach(p peer) error {
 			return fmt.Errorf("process %d: %w", p.pid, errors.Join(err, syscall.EPERM))
 		}
 	}
-	if !ok || !alive(p.pidfd) || !alive(s.peer.pidfd) {
+	if !ok || !alive(p.pidfd) || !s.lives() {
 		return fmt.Errorf("ticket is for process %d of user %d: %w", s.peer.pid, s.peer.uid, syscall.EPERM)
 	}
 	return nil
+}
+
+// lives reports whether the session has not ended. Unlike its own goroutines, others
+// must not use its pidfd otherwise: it is closed when the session has ended.
+func (s *session) lives() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.closed && alive(s.peer.pidfd)
 }
 
 func (s *Server) track(c *connection) bool {

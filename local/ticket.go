@@ -41,6 +41,7 @@ func (t *tickets) issue(h *handle) wire.Ticket {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.open[k] = h
+	h.ticket = k
 	for len(t.queue) > 0 && t.open[t.queue[0].ticket] == nil {
 		t.queue = t.queue[1:] // used since: the queue stays as short as the tickets are few
 	}
@@ -74,6 +75,15 @@ func (t *tickets) redeem(k wire.Ticket, may func(h *handle) error) (*handle, err
 	}
 	delete(t.open, k)
 	return h, nil
+}
+
+// revoke makes the ticket of h good for nothing.
+func (t *tickets) revoke(h *handle) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.open[h.ticket] == h {
+		delete(t.open, h.ticket)
+	}
 }
 
 func (t *tickets) count() int {

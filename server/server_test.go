@@ -324,6 +324,9 @@ func TestDeviceLost(t *testing.T) {
 	if _, err := testserver.TryStart(t, same); err == nil || !strings.Contains(err.Error(), "--device") {
 		t.Errorf("without its device: %v, want a hint at --device", err)
 	}
+	if _, err := os.Stat(s.Config.Dir + "/device"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a new device was made in its place: %v", err)
+	}
 	testserver.Start(t, same, testserver.With(func(c *server.Config) { c.Device = s.Config.Dir + "/elsewhere" })).Stop()
 }
 

@@ -321,8 +321,8 @@ func (p *Deeds) Commit(d Do, _ *Done) error {
 	return errorText(p.lease.Commit(p.ctx, rangeOf(d), -1))
 }
 
-// Truncate is truncate(2).
-func (p *Deeds) Truncate(d Do, _ *Done) error { return errorText(syscall.Truncate(d.Path, d.Len)) }
+// Truncate is truncate(2), again after EINTR: the Go runtime sends its threads signals.
+func (p *Deeds) Truncate(d Do, _ *Done) error { return errorText(os.Truncate(d.Path, d.Len)) }
 
 // ChangeTruncate truncates through the library, which may wait for long.
 func (p *Deeds) ChangeTruncate(d Do, _ *Done) error {

@@ -31,7 +31,7 @@ type siege struct {
 func (p *Deeds) Besiege(d Do, _ *Done) error {
 	s := &siege{stop: make(chan struct{})}
 	p.siege = s
-	change := func(path string) error { return syscall.Truncate(path, 0) }
+	change := func(path string) error { return os.Truncate(path, 0) }
 	if d.Wait > 0 {
 		change = func(path string) error { return p.ChangeTruncate(Do{Path: path, Wait: d.Wait}, nil) }
 	}

@@ -20,9 +20,9 @@
 // # Goroutines
 //
 // One goroutine a session reads requests and answers what cannot wait; what can
-// wait (ACQUIRE, MODIFY, RETURN, MAP, COMMIT, CHANGE, STAT) gets one of its own, so that
+// wait (ACQUIRE, RETURN, PIN, MAP and others) gets one of its own, so that
 // a break can be answered while an acquire waits. All handles and pidfds are
-// watched by one epoll loop, which never blocks and never writes. All of them end
+// watched by one epoll loop, whose callbacks never block. All of them end
 // before Serve returns.
 //
 // # One client never delays another
@@ -33,7 +33,7 @@
 // are counted per user, because the kernel counts them against the server.
 // Connections, sessions, leases, contexts and waiting requests are limited, and the
 // error names the limit. Closing a descriptor of a filesystem that hangs (a FUSE
-// server of the client's) hangs its session only; see disposer.
+// server of the client's) hangs its session only; see user.dispose.
 //
 // # Locks
 //

@@ -365,7 +365,7 @@ func (s *Server) drain() error {
 		select {
 		case <-done:
 		case <-time.After(time.Second):
-			// A close that never returns; see disposer.
+			// A close that never returns; see user.dispose.
 			return fmt.Errorf("some clients' descriptors do not close: %w", syscall.ETIMEDOUT)
 		}
 	}

@@ -47,7 +47,6 @@ type session struct {
 	comingLeases, comingContexts int
 	waiting                      map[uint32]context.CancelFunc
 	admitted                     []admitted
-	shared                       bool
 	subscribed                   bool
 }
 

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,10 +19,7 @@ func TestRealInput(t *testing.T) {
 	t.Run("inputs", func(t *testing.T) {
 		t.Run("the Go source tree", func(t *testing.T) {
 			t.Parallel()
-			from := filepath.Join(runtime.GOROOT(), "src")
-			if testing.Short() {
-				from = filepath.Join(from, "runtime")
-			}
+			from := goSource(t)
 			mustRun(t, "cp", "-a", from, v.path("src"))
 			wantSameTree(t, from, v.path("src"))
 		})
@@ -41,10 +37,7 @@ func TestRealInput(t *testing.T) {
 	v.check(t)
 	v.start(t)
 	t.Run("after a remount", func(t *testing.T) {
-		from := filepath.Join(runtime.GOROOT(), "src")
-		if testing.Short() {
-			from = filepath.Join(from, "runtime")
-		}
+		from := goSource(t)
 		wantSameTree(t, from, v.path("src"))
 		if out := mustRun(t, v.path("built", "small")); out != `{"clear":true,"op":"ACQUIRE"}`+"\n" {
 			t.Errorf("the program that was built says %q", out)
@@ -53,6 +46,16 @@ func TestRealInput(t *testing.T) {
 			mustRun(t, "git", "-C", v.path("clone"), "fsck", "--full", "--strict")
 		}
 	})
+}
+
+// goSource returns where the sources of Go are, or of its runtime in a short run.
+func goSource(t *testing.T) string {
+	t.Helper()
+	src := filepath.Join(strings.TrimSpace(mustRun(t, "go", "env", "GOROOT")), "src")
+	if testing.Short() {
+		src = filepath.Join(src, "runtime")
+	}
+	return src
 }
 
 // wantSameTree compares names, types, modes, owners, times to the nanosecond, links and every byte.

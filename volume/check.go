@@ -61,6 +61,20 @@ type Summary struct {
 	Free        int64 `json:"free"`
 }
 
+// String is the summary in a line for people.
+func (s Summary) String() string {
+	verdict := "clean"
+	if s.Problems > 0 {
+		verdict = fmt.Sprintf("%d problems", s.Problems)
+	}
+	line := fmt.Sprintf("%s: %d files, %d directories, %d others; %d entries, %d extents; %d of %d bytes used",
+		verdict, s.Files, s.Directories, s.Others, s.Entries, s.Extents, s.Used, s.Total)
+	if s.Orphans+s.Unfinished > 0 {
+		line += fmt.Sprintf("; the next start deletes %d files without a name and finishes %d removals", s.Orphans, s.Unfinished)
+	}
+	return line
+}
+
 // Check looks for damage: both extent maps against each other, overlaps, free
 // space, names, links, orphans, counters and superblocks. What a crash may leave
 // is no damage. It alters nothing, and needs a volume that nobody has open. An

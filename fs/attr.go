@@ -63,6 +63,9 @@ const (
 	SetCtime
 	SetAtimeNow
 	SetMtimeNow
+	// KillPriv takes off set-user-id, and set-group-id where it means execution, unless
+	// SetMode is given.
+	KillPriv
 )
 
 // SetAttr says what attributes shall become.
@@ -96,6 +99,10 @@ func (f *FS) apply(i *inode, s SetAttr, resized bool) (Attr, error) {
 		return Attr{}, err
 	}
 	a, now := &i.n.Attr, f.stamp()
+	if mode := withoutPriv(a.Mode); s.Valid&(KillPriv|SetMode) == KillPriv && mode != a.Mode {
+		s.Valid, s.Mode = s.Valid|SetMode, mode
+	}
+	s.Valid &^= KillPriv
 	if s.Valid&SetMode != 0 {
 		a.Mode = a.Mode&syscall.S_IFMT | s.Mode&^syscall.S_IFMT
 	}
@@ -116,6 +123,15 @@ func (f *FS) apply(i *inode, s SetAttr, resized bool) (Attr, error) {
 	setTime(&a.Ctime, s.Valid, SetCtime, s.Ctime, 0, now)
 	f.changed(i)
 	return i.snapshot()
+}
+
+// withoutPriv clears set-user-id, and set-group-id where it means execution.
+func withoutPriv(mode uint32) uint32 {
+	mode &^= syscall.S_ISUID
+	if mode&syscall.S_IXGRP != 0 {
+		mode &^= syscall.S_ISGID
+	}
+	return mode
 }
 
 // setTime sets *t as the two bits of valid say.

@@ -117,7 +117,11 @@ func (f *FS) setSize(ctx context.Context, c Caller, i *inode, s SetAttr) (a Attr
 
 // Truncate sets the size of a file by another way than the mount.
 func (f *FS) Truncate(ctx context.Context, c Caller, ino extent.Ino, size int64) error {
-	_, err := f.SetAttr(ctx, c, ino, SetAttr{Valid: SetSize, Size: size})
+	s := SetAttr{Valid: SetSize, Size: size}
+	if !c.Admin {
+		s.Valid |= KillPriv
+	}
+	_, err := f.SetAttr(ctx, c, ino, s)
 	if err == nil {
 		f.invalidated(ino)
 	}
@@ -126,7 +130,17 @@ func (f *FS) Truncate(ctx context.Context, c Caller, ino extent.Ino, size int64)
 
 // Punch makes a hole by another way than the mount.
 func (f *FS) Punch(ctx context.Context, c Caller, ino extent.Ino, r extent.Range) error {
-	err := f.withInode(ino, func(i *inode) error { return f.punch(ctx, c, i, r) })
+	err := f.withInode(ino, func(i *inode) error {
+		err := f.punch(ctx, c, i, r)
+		if err == nil && !c.Admin {
+			i.lock()
+			defer i.mu.Unlock()
+			if withoutPriv(i.n.Attr.Mode) != i.n.Attr.Mode {
+				_, err = f.apply(i, SetAttr{Valid: KillPriv}, false)
+			}
+		}
+		return err
+	})
 	if err == nil {
 		f.invalidated(ino)
 	}
@@ -195,7 +209,7 @@ func (f *FS) punch(ctx context.Context, c Caller, i *inode, r extent.Range) erro
 		}
 		blocks, err := i.hasBlock(r)
 		if blocks {
-			return plan{layout.Subtractive, r.RoundOut()}, err
+			return plan{layout.Subtractive, r}, err // the arbiter rounds it out; whole blocks inside it are freed
 		}
 		return plan{}, err
 	}, func() error {

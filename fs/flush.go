@@ -65,6 +65,7 @@ func (f *FS) flush(ctx context.Context) error {
 	})
 	for _, i := range held {
 		if err != nil {
+			i.dirty.Store(false) // those it did not come to are not in the set any more
 			f.changed(i)
 		}
 		f.put(i)

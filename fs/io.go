@@ -104,7 +104,8 @@ func (w *write) written(err error) (int, error) {
 	return len(w.p), nil
 }
 
-// at returns the range that is written, given the size as it is. It needs mu shared.
+// at returns the range that is written, given the size as it is; it is empty where only pages
+// behind the end of file are written back. It needs mu shared.
 func (w *write) at() (extent.Range, error) {
 	off := w.off
 	if w.appending {
@@ -121,6 +122,11 @@ func (w *write) at() (extent.Range, error) {
 		return r, err
 	}
 	if w.writeback {
+		// A page never lets the file grow: it was cut by another way than the mount, and the
+		// kernel does not know yet.
+		if r.End = min(r.End, w.i.n.Attr.Size); r.Empty() {
+			return extent.Range{}, nil
+		}
 		return r, w.f.checkWriteback(w.c, w.i.ino, r)
 	}
 	return r, nil
@@ -133,10 +139,10 @@ func (w *write) overwrite() (done bool, err error) {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	r, err := w.at()
-	if err != nil || !i.n.Plan(r) {
-		return false, err
+	if err != nil || r.Empty() || !i.n.Plan(r) {
+		return r.Empty(), err
 	}
-	if err := i.n.Overwrite(w.p, r.Off); err != nil {
+	if err := i.n.Overwrite(w.p[:r.Len()], r.Off); err != nil {
 		return false, err
 	}
 	i.soil(r)
@@ -147,7 +153,7 @@ func (w *write) overwrite() (done bool, err error) {
 
 func (w *write) plan() (plan, error) {
 	r, err := w.at()
-	if err != nil {
+	if err != nil || r.Empty() {
 		return plan{}, err
 	}
 	return w.i.planWrite(r)
@@ -176,10 +182,10 @@ func (i *inode) planWrite(r extent.Range) (plan, error) {
 
 func (w *write) apply() error {
 	r, err := w.at()
-	if err != nil {
+	if err != nil || r.Empty() {
 		return err
 	}
-	if err := w.i.n.Write(w.p, r.Off); err != nil {
+	if err := w.i.n.Write(w.p[:r.Len()], r.Off); err != nil {
 		return err
 	}
 	w.i.grown = true

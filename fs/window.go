@@ -13,12 +13,16 @@ import (
 	"holdfast/window"
 )
 
-// mapping is a window over a range of an inode. Its fields but dirty are altered
-// with the inode's winMu and mu held.
+// mapping is a window over a range of an inode. Its fields but writable and dirty are
+// altered with the inode's winMu and mu held.
 type mapping struct {
 	w    *window.Window
 	r    extent.Range // the file range that the window was made for
 	live ranges       // what of r the window is the address of
+
+	// writable is what was ever handed out for writing. It stays so while the window lives:
+	// that a lease was given back takes no memory from who had it. Guarded by winMu.
+	writable ranges
 
 	// dirty: the mount wrote through the window since it was written back.
 	dirty atomic.Bool
@@ -148,6 +152,12 @@ func (i *inode) use(lease layout.LeaseID, r extent.Range, write bool) {
 	}
 	u.parts = u.parts.add(r)
 	u.write = u.write || write
+	if !u.write {
+		return
+	}
+	for _, m := range i.windows {
+		m.writable = m.writable.or(m.live.and(u.parts))
+	}
 }
 
 // pieces returns where r lies. It needs winMu.
@@ -190,17 +200,24 @@ const chunk = 1 << 20
 
 // isolate makes a window for r and moves the file's content there.
 func (f *FS) isolate(ctx context.Context, i *inode, r extent.Range) error {
-	// All blocks first: no write-back will find the volume full, and no page is
-	// touched for a request that cannot be served.
+	// The limit, then all blocks, then memory: no block is taken for a window that may
+	// not be, no write-back will find the volume full, and no page is touched for a
+	// request that cannot be served.
+	if used := f.windowBytes.Add(r.Len()); used > f.windowLimit {
+		f.windowBytes.Add(-r.Len())
+		return fmt.Errorf("a window of %d bytes would pass the limit of %d bytes of windows (%d are in use): %w",
+			r.Len(), f.windowLimit, used-r.Len(), syscall.ENOMEM)
+	}
 	i.lock()
 	err := i.n.Allocate(r, true)
 	f.changed(i)
 	i.mu.Unlock()
-	if err != nil {
-		return err
+	var m *mapping
+	if err == nil {
+		m, err = f.newMapping(i, r)
 	}
-	m, err := f.newMapping(i, r)
 	if err != nil {
+		f.windowBytes.Add(-r.Len())
 		return err
 	}
 	i.mu.Lock()
@@ -219,25 +236,17 @@ func (f *FS) isolate(ctx context.Context, i *inode, r extent.Range) error {
 	return nil
 }
 
-// newMapping makes an empty window for r.
+// newMapping makes an empty window for r, which is counted in windowBytes.
 func (f *FS) newMapping(i *inode, r extent.Range) (*mapping, error) {
-	if used := f.windowBytes.Add(r.Len()); used > f.windowLimit {
-		f.windowBytes.Add(-r.Len())
-		return nil, fmt.Errorf("a window of %d bytes would pass the limit of %d bytes of windows (%d are in use): %w",
-			r.Len(), f.windowLimit, used-r.Len(), syscall.ENOMEM)
-	}
 	seg, err := f.vol.NewSegment()
 	if err != nil {
-		f.windowBytes.Add(-r.Len())
 		return nil, err
 	}
 	w, err := window.New(seg, fmt.Sprintf("%d+%d", i.ino, r.Off), r.Len())
 	if err != nil {
-		f.windowBytes.Add(-r.Len())
 		return nil, err
 	}
 	if err := f.vol.AttachSegment(seg, w); err != nil {
-		f.windowBytes.Add(-r.Len())
 		return nil, errors.Join(err, w.Detach())
 	}
 	return &mapping{w: w, r: r}, nil

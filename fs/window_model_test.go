@@ -24,8 +24,20 @@ func TestWindowModel(t *testing.T) {
 			id layout.LeaseID
 			r  extent.Range
 			v  *view
+			w  bool
+			// gone is what its own session has freed under it: no window is there any more.
+			gone ranges
 		}
 		var leases []*held
+		has := func(x *held, off int64) bool { return len(x.gone.and(ranges{rng(off, off+1)})) == 0 }
+		alone := func(x *held, r extent.Range) bool {
+			for _, o := range leases {
+				if o != x && o.r.Overlaps(r.RoundOut()) {
+					return false
+				}
+			}
+			return true
+		}
 		some := func(t *rapid.T) (*held, int) {
 			if len(leases) == 0 {
 				t.Skip("no lease")
@@ -50,8 +62,12 @@ func TestWindowModel(t *testing.T) {
 				off := rapid.Int64Range(0, limit/block-1).Draw(t, "offset") * block
 				end := off + rapid.Int64Range(1, (limit-off)/block).Draw(t, "length")*block
 				x := &held{h: r.session(int32(2000 + len(leases))), r: rng(off, end)}
-				x.id = x.h.lease(ino, x.r, layout.Write)
-				x.v = x.h.mmap(x.id, ino, x.r, true)
+				access := layout.Read
+				if x.w = rapid.IntRange(0, 2).Draw(t, "write") > 0; x.w {
+					access = layout.Write
+				}
+				x.id = x.h.lease(ino, x.r, access)
+				x.v = x.h.mmap(x.id, ino, x.r, x.w)
 				leases = append(leases, x)
 			},
 			"store": func(t *rapid.T) {
@@ -60,8 +76,34 @@ func TestWindowModel(t *testing.T) {
 					t.Skip("behind the end")
 				}
 				off := rapid.Int64Range(x.r.Off, min(x.r.End, int64(len(data)))-1).Draw(t, "offset")
+				if !x.w || !has(x, off) {
+					t.Skip("not writable")
+				}
 				x.v.at(off)[0] = rapid.Byte().Draw(t, "byte")
 				data[off] = x.v.at(off)[0]
+			},
+			"punch": func(t *rapid.T) { // by a holder
+				x, _ := some(t)
+				off := rapid.Int64Range(0, limit-1).Draw(t, "offset")
+				p := rng(off, off+rapid.Int64Range(1, limit-off).Draw(t, "length"))
+				if !alone(x, p) {
+					t.Skip("it would have to wait")
+				}
+				r.must(r.Punch(ctx, x.h.caller(), ino, p))
+				if off < int64(len(data)) {
+					clear(data[off:min(p.End, int64(len(data)))])
+				}
+				x.gone = x.gone.add(p.RoundIn())
+			},
+			"cut": func(t *rapid.T) { // by a holder
+				x, _ := some(t)
+				size := rapid.Int64Range(0, limit).Draw(t, "size")
+				if size >= int64(len(data)) || !alone(x, rng(size, inf)) {
+					t.Skip("it would have to wait")
+				}
+				r.must(r.Truncate(ctx, x.h.caller(), ino, size))
+				data = data[:size]
+				x.gone = x.gone.add(rng(size, inf).RoundIn())
 			},
 			"return": func(t *rapid.T) {
 				x, _ := some(t)
@@ -81,6 +123,9 @@ func TestWindowModel(t *testing.T) {
 			},
 			"commit": func(t *rapid.T) {
 				x, _ := some(t)
+				if !x.w {
+					t.Skip("not writable")
+				}
 				size := rapid.Int64Range(0, x.r.End).Draw(t, "size")
 				r.must(r.Commit(ctx, x.id, ino, x.r, size))
 				write(size, nil)
@@ -108,6 +153,9 @@ func TestWindowModel(t *testing.T) {
 				}
 				for _, x := range leases {
 					for off := x.r.Off; off < min(x.r.End, int64(len(data))); off += 512 {
+						if !has(x, off) {
+							continue
+						}
 						if got := x.v.at(off)[0]; got != data[off] {
 							t.Fatalf("a holder sees %d at %d, the model has %d", got, off, data[off])
 						}

@@ -115,7 +115,7 @@ func TestMapErrors(t *testing.T) {
 		{"outside of the lease", reader, ino, rng(block, 3*block), false, syscall.EPERM},
 		{"writable by a reader", reader, ino, rng(0, block), true, syscall.EPERM},
 		{"no lease", 1 << 40, ino, rng(0, block), false, syscall.ENOENT},
-		{"more than the volume", l, ino, rng(0, 1<<40), true, syscall.ENOSPC},
+		{"much too large", l, ino, rng(0, 1<<40), true, syscall.ENOMEM},
 	} {
 		_, err := r.Map(ctx, c.lease, c.ino, c.r, c.write)
 		wantErr(t, err, c.want, "map %s", c.what)

@@ -12,12 +12,12 @@ import (
 )
 
 // dirtyParts returns what of m may differ from its home: all if the mount wrote
-// through it, else what holders of write leases have mapped. It needs winMu.
+// through it, else what holders of write leases have or had mapped. It needs winMu.
 func (i *inode) dirtyParts(m *mapping, soiled bool) ranges {
 	if soiled {
 		return m.live
 	}
-	return m.live.and(i.users.mapped(func(_ layout.LeaseID, u *user) bool { return u.write }))
+	return m.live.and(m.writable)
 }
 
 // soiledParts is dirtyParts without what only holders can have written.
@@ -184,6 +184,9 @@ func (f *FS) forget(i *inode, m *mapping) {
 // without writing them back. They are the caller's own: everybody else's were
 // given back before. It needs winMu, and mu exclusive.
 func (f *FS) discardWindows(i *inode, r extent.Range) error {
+	if r.Empty() {
+		return nil // no whole block
+	}
 	for _, m := range append([]*mapping(nil), i.windows...) {
 		for _, p := range m.live.and(ranges{r}) {
 			if err := f.leave(i, m, p, false); err != nil {
@@ -218,7 +221,9 @@ func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) 
 		if err := f.writeBackShared(i, parts.and(others)); err != nil && !forced {
 			return err
 		}
+		writers := i.users.mapped(func(id layout.LeaseID, u *user) bool { return id != lease && u.write })
 		i.lock()
+		f.clearTail(i, parts.and(others).minus(writers))
 		f.touch(i)
 		f.changed(i)
 		i.mu.Unlock()
@@ -228,6 +233,22 @@ func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) 
 	}
 	i.users.remove(lease, parts)
 	return nil
+}
+
+// clearTail zeroes what of parts lies behind the end of file, in the windows that they stay
+// in: it was the holder's who has just left, and must not appear when the file grows. It
+// needs winMu, and mu exclusive.
+func (f *FS) clearTail(i *inode, parts ranges) {
+	tail := parts.and(ranges{{Off: i.n.Attr.Size, End: extent.Inf}})
+	for _, m := range i.windows {
+		err := f.each(m.live.and(tail), func(p extent.Range, zeros []byte) error {
+			_, err := m.w.WriteAt(zeros, m.addr(p.Off).Off)
+			return err
+		})
+		if err != nil { // the holder damaged it: reads of it fail
+			f.log.Warn("bytes behind the end of file stay in a window", "inode", i.ino, "range", m.r.String(), "err", err)
+		}
+	}
 }
 
 // writeBackShared writes back parts that stay in windows because others map them.

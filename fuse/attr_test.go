@@ -61,7 +61,9 @@ func testSetUID(t *testing.T, dir string) {
 		t.Skip("needs root to become another user")
 	}
 	must(t, os.Chmod(dir, 0o777))
-	for _, change := range []string{"echo x >> f", "truncate -s 1 f", ": > f"} {
+	for _, change := range []string{
+		"echo x >> f", "truncate -s 1 f", ": > f", "fallocate -l 100000 f", "fallocate -p -o 1 -l 2 f",
+	} {
 		writeFile(t, dir+"/f", "1234")
 		must(t, unix.Chmod(dir+"/f", 0o6777))
 		if out, err := asNobody(t, "cd "+dir+" && "+change); err != nil {

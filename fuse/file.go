@@ -69,21 +69,11 @@ func (r *rawFS) killPriv(ctx requestContext, caller fs.Caller, ino extent.Ino) e
 	if err != nil {
 		return err
 	}
-	mode := withoutPriv(a.Mode)
-	if mode == a.Mode {
+	if a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
 		return nil
 	}
-	_, err = r.fs.SetAttr(ctx, caller, ino, fs.SetAttr{Valid: fs.SetMode, Mode: mode})
+	_, err = r.fs.SetAttr(ctx, caller, ino, fs.SetAttr{Valid: fs.KillPriv})
 	return err
-}
-
-// withoutPriv clears set-user-id, and set-group-id where it means execution.
-func withoutPriv(mode uint32) uint32 {
-	mode &^= syscall.S_ISUID
-	if mode&syscall.S_IXGRP != 0 {
-		mode &^= syscall.S_ISGID
-	}
-	return mode
 }
 
 func (r *rawFS) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse.AttrOut) gofuse.Status {
@@ -92,15 +82,8 @@ func (r *rawFS) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofus
 	}
 	ctx, caller, ino := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)
 	set := setAttr(in)
-	if in.Valid&gofuse.FATTR_KILL_SUIDGID != 0 && in.Valid&gofuse.FATTR_MODE == 0 {
-		a, err := r.fs.GetAttr(ctx, caller, ino)
-		if err != nil {
-			return errno(r.log, err)
-		}
-		if mode := withoutPriv(a.Mode); mode != a.Mode {
-			set.Valid |= fs.SetMode
-			set.Mode = mode
-		}
+	if in.Valid&gofuse.FATTR_KILL_SUIDGID != 0 {
+		set.Valid |= fs.KillPriv
 	}
 	a, err := r.fs.SetAttr(ctx, caller, ino, set)
 	if err != nil {
@@ -149,7 +132,12 @@ func (r *rawFS) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) gofuse
 	if off > extent.MaxSize || n > extent.MaxSize-off {
 		return gofuse.Status(syscall.EFBIG)
 	}
-	return errno(r.log, r.fs.Fallocate(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), in.Mode, off, n))
+	ctx, caller, ino := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)
+	err := r.fs.Fallocate(ctx, caller, ino, in.Mode, off, n)
+	if err == nil && !caller.Admin {
+		err = r.killPriv(ctx, caller, ino) // the kernel leaves it to the server, and has no flag for it here
+	}
+	return errno(r.log, err)
 }
 
 func (r *rawFS) Lseek(cancel <-chan struct{}, in *gofuse.LseekIn, out *gofuse.LseekOut) gofuse.Status {

@@ -1,6 +1,8 @@
 package arbiter
 
 import (
+	"syscall"
+
 	"errors"
 	"fmt"
 
@@ -61,6 +63,9 @@ func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out 
 		a.answer(sh, e, out.refused)
 	case layout.Denied:
 		a.answer(sh, e, &Refused{Errno: e.Errno, Reason: e.Reason, File: e.File, Range: e.Range})
+		if e.Errno == syscall.ENOENT {
+			return // the end of what has ended already refuses nobody anything
+		}
 	case layout.Granted, layout.Modified:
 		a.answer(sh, e, nil)
 	case layout.Proceed:

@@ -59,11 +59,13 @@ def main():
     windows = [mmap.mmap(fds[p[4]], p[1], offset=p[2]) for p in pieces]
     print(f"mapped {sum(map(len, windows))} bytes in {len(windows)} pieces: {bytes(windows[0][:16])!r}", flush=True)
 
-    while True:
-        ready, _, _ = select.select([handle, sys.stdin], [], [])
-        if handle in ready:
-            break
-        stamp = sys.stdin.readline().rstrip("\n").encode()[:4096]
+    inputs = [handle, sys.stdin]
+    while handle not in select.select(inputs, [], [])[0]:
+        line = sys.stdin.readline()
+        if not line:
+            inputs = [handle]  # nothing more to stamp: hold on until the break
+            continue
+        stamp = line.rstrip("\n").encode()[:4096]
         windows[0][: len(stamp)] = stamp
         call(session, COMMIT, struct.pack("<QQQq", lease, offset, length, -1))
         print("committed", flush=True)

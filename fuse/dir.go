@@ -66,8 +66,16 @@ func (r *rawFS) readDir(cancel <-chan struct{}, in *gofuse.ReadIn, add func(gofu
 		}
 		pos = cookieBase
 	}
+	added := false
 	err := r.fs.ReadDir(ctx, caller, dir, pos-cookieBase, func(name string, ino extent.Ino, typ uint32, cookie uint64) bool {
-		return add(gofuse.DirEntry{Name: name, Ino: uint64(ino), Mode: typ, Off: cookie + cookieBase})
+		ok := add(gofuse.DirEntry{Name: name, Ino: uint64(ino), Mode: typ, Off: cookie + cookieBase})
+		added = added || ok
+		return ok
 	})
+	if added {
+		// The kernel must hear of entries that were looked up for it, or it never forgets
+		// them. An error comes again when it asks for more.
+		return gofuse.OK
+	}
 	return errno(r.log, err)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/layout"
+	"holdfast/volume"
 )
 
 // Defaults of a Config.
@@ -108,8 +109,10 @@ func (c *Config) complete() error {
 		c.Out = os.Stdout
 	}
 	switch {
-	case c.Size < 0:
-		return errors.New("the size of a volume cannot be negative")
+	case c.Size != 0 && c.Size < volume.MinSize:
+		return fmt.Errorf("a volume of %d bytes is too small: it needs at least %d", c.Size, volume.MinSize)
+	case c.OnHold != 0 && c.OnHold != layout.Fail && c.OnHold != layout.Wait:
+		return fmt.Errorf("on-hold %v is not in this version: say fail or wait", c.OnHold)
 	case c.BreakTime < 0 || c.MountWait < 0:
 		return errors.New("break time and mount wait cannot be negative")
 	}

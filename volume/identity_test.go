@@ -224,7 +224,7 @@ func TestCreateRefuses(t *testing.T) {
 		})
 	}
 	r := newRig(t, 8*mib)
-	if err := Create(newMemDevice(minSize-1), r.st, Options{}); !errors.Is(err, ErrTooSmall) {
+	if err := Create(newMemDevice(MinSize-1), r.st, Options{}); !errors.Is(err, ErrTooSmall) {
 		t.Error(err)
 	}
 }

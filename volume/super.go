@@ -21,8 +21,8 @@ const (
 	// dataStart is where blocks of files begin. Before it lie the superblock and
 	// room for what later formats need.
 	dataStart = 1 << 20
-	// minSize is the smallest device that is worth a volume.
-	minSize = dataStart + 64*extent.BlockSize
+	// MinSize is the smallest device in bytes that is worth a volume.
+	MinSize = dataStart + 64*extent.BlockSize
 	// signatures is how far into a device other filesystems, partition tables and
 	// volume managers write what they are recognised by.
 	signatures = 128 << 10
@@ -75,7 +75,7 @@ func decodeSuper(b []byte) (superblock, error) {
 		size:       int64(le.Uint64(b[36:])),
 		created:    int64(le.Uint64(b[44:])),
 	}
-	if bs := le.Uint32(b[52:]); bs != extent.BlockSize || s.size < minSize {
+	if bs := le.Uint32(b[52:]); bs != extent.BlockSize || s.size < MinSize {
 		return superblock{}, fmt.Errorf("block size %d, size %d: %w", bs, s.size, ErrCorrupt)
 	}
 	return s, nil
@@ -197,8 +197,8 @@ func Create(dev device.Device, st store.Store, o Options) error {
 }
 
 func creatable(dev device.Device, st store.Reader) error {
-	if dev.Size() < minSize {
-		return fmt.Errorf("%d bytes, at least %d are needed: %w", dev.Size(), minSize, ErrTooSmall)
+	if dev.Size() < MinSize {
+		return fmt.Errorf("%d bytes, at least %d are needed: %w", dev.Size(), MinSize, ErrTooSmall)
 	}
 	switch _, err := readDeviceSuper(dev); {
 	case err == nil, errors.Is(err, ErrVersion), errors.Is(err, ErrCorrupt):

@@ -1,6 +1,6 @@
 // Command umem makes the pages of a file the packet memory (umem) of an AF_XDP
-// socket: first as Linux has it, by mapping the file, then under a lease of
-// Holdfast. It holds them until its input ends, or the file's pages are wanted.
+// socket: first as Linux has it, by mapping the file, then under an unbreakable lease
+// of Holdfast, and a pin. It holds them until its input ends.
 //
 //	umem FILE
 //
@@ -50,6 +50,9 @@ func run(path string) error {
 		fmt.Println("the file mapped:      ", err)
 	} else {
 		xsk, err := umem(mem)
+		if xsk == nil {
+			return err
+		}
 		fmt.Println("the file mapped:      ", outcome(err))
 		xsk.Close()
 		unix.Munmap(mem)
@@ -75,8 +78,11 @@ func lease(f *os.File) error {
 		return err
 	}
 	xsk, err := umem(m.Bytes())
-	fmt.Println("the lease's window:   ", outcome(err))
+	if xsk == nil {
+		return err
+	}
 	defer xsk.Close()
+	fmt.Println("the lease's window:   ", outcome(err))
 	if err != nil {
 		return err
 	}
@@ -96,7 +102,7 @@ func lease(f *os.File) error {
 func umem(mem []byte) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("an AF_XDP socket (it needs CAP_NET_RAW): %w", err)
 	}
 	xsk := os.NewFile(uintptr(fd), "AF_XDP socket")
 	reg := unix.XDPUmemReg{

@@ -42,9 +42,9 @@ func (a *Arbiter) Break(ctx context.Context, c Caller, file extent.Ino, r extent
 	}
 	sh := a.shardOf(file)
 	sh.mu.Lock()
-	if c.PID != 0 && !sh.m.Clear(file, r, class) {
+	if c.Session == 0 && c.PID != 0 && !sh.m.Clear(file, r, class) {
 		sh.mu.Unlock()
-		c.Session = a.speaker(c, file)
+		c.Session = a.own(c.PID, file)
 		sh.mu.Lock()
 	}
 	in := layout.Input{Op: layout.OpBreak, Session: c.Session, File: file, Range: r, Class: class, OnHold: a.onHold(c)}
@@ -103,7 +103,9 @@ func (a *Arbiter) onHold(c Caller) layout.OnHold {
 
 // Would foresees a change: who is in its way, and with which errno it would be refused now. With 0 and blockers it would have to wait for them.
 func (a *Arbiter) Would(c Caller, file extent.Ino, r extent.Range, class layout.Class) ([]Blocker, syscall.Errno) {
-	c.Session = a.speaker(c, file)
+	if c.Session == 0 && c.PID != 0 {
+		c.Session = a.own(c.PID, file)
+	}
 	sh := a.shardOf(file)
 	sh.mu.Lock()
 	errno, _ := sh.m.Would(file, r, class, a.onHold(c), c.Session)

@@ -27,28 +27,25 @@ func (a *Arbiter) SessionOf(pid int32) layout.SessionID {
 	return 0
 }
 
-// speaker picks, of the session a change came by and those its process speaks for, the one that holds most of the file: what that holds
-// is the caller's own.
-func (a *Arbiter) speaker(c Caller, file extent.Ino) layout.SessionID {
-	if c.PID == 0 {
-		return c.Session
+// own picks, of the sessions a process speaks for, the one that holds something on the file.
+func (a *Arbiter) own(pid int32, file extent.Ino) layout.SessionID {
+	ids := a.sessionsOf(pid)
+	if len(ids) == 0 {
+		return 0
 	}
-	ids := a.sessionsOf(c.PID)
-	best, most := c.Session, 0
-	sh := a.shardOf(file)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if best != 0 {
-		most = sh.m.Weight(file, best)
-	} else if len(ids) > 0 {
-		best = ids[0]
-	}
-	for _, id := range ids {
-		if weight := sh.m.Weight(file, id); weight > most {
-			best, most = id, weight
+	if len(ids) > 1 {
+		sh := a.shardOf(file)
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		best, most := ids[0], -1
+		for _, id := range ids {
+			if weight := sh.m.Weight(file, id); weight > most {
+				best, most = id, weight
+			}
 		}
+		return best
 	}
-	return best
+	return ids[0]
 }
 
 func (a *Arbiter) sessionsOf(pid int32) []layout.SessionID {

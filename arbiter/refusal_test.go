@@ -89,15 +89,6 @@ func TestOwn(t *testing.T) {
 			t.Errorf("break by %d: %v, want %v", pid, err, want)
 		}
 	}
-	// What a process holds by one session is its own by another, too.
-	second, stranger := w.open(100), w.open(400)
-	for session, want := range map[layout.SessionID]syscall.Errno{second: syscall.EDEADLK, stranger: syscall.ETXTBSY} {
-		pid := map[layout.SessionID]int32{second: 100, stranger: 400}[session]
-		if _, err := w.Break(t.Context(), Caller{PID: pid, Session: session}, 5, whole, layout.Subtractive); !errors.Is(err, want) {
-			t.Errorf("break by session %d of process %d: %v, want %v", session, pid, err, want)
-		}
-	}
-	w.EndSession(second)
 	w.Dismiss(s, 500)
 	if got := w.SessionOf(500); got != 0 {
 		t.Errorf("a dismissed process still speaks for session %d", got)

@@ -5,7 +5,7 @@ import "syscall"
 // acquire is OpAcquire.
 func (m *Machine) acquire(in *Input) {
 	r, ok := checkRange(in.Range)
-	s := m.sessions[in.Session]
+	s := m.sessions.get(uint64(in.Session))
 	switch {
 	case !ok:
 		m.deny(in, syscall.EINVAL, "the range is empty")
@@ -55,7 +55,7 @@ func (m *Machine) modify(in *Input) {
 
 // applyModify puts in force what q asks for. Preconditions: nothing is in the way.
 func (m *Machine) applyModify(q *request) {
-	l := m.leases.get(q.lease)
+	l := m.leases.get(uint64(q.lease))
 	l.replant(func() { l.access, l.mode, l.unbreakable = q.access, q.mode, q.unbreakable })
 	l.seq++
 	m.emit(Effect{

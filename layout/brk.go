@@ -212,7 +212,7 @@ func (m *Machine) tick() {
 
 // detached is OpUnmapped and OpCutDone.
 func (m *Machine) detached(in *Input) {
-	l := m.leases.get(in.Lease)
+	l := m.leases.get(uint64(in.Lease))
 	if l == nil {
 		m.deny(in, syscall.ENOENT, "no such lease")
 		return
@@ -231,7 +231,7 @@ func (m *Machine) detached(in *Input) {
 
 // detachFailed is OpUnmapFailed and OpCutFailed. The range stays in the way, and the changes that wait for it are told.
 func (m *Machine) detachFailed(in *Input) {
-	l := m.leases.get(in.Lease)
+	l := m.leases.get(uint64(in.Lease))
 	if l == nil {
 		m.deny(in, syscall.ENOENT, "no such lease")
 		return

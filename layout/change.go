@@ -32,7 +32,7 @@ func (m *Machine) change(in *Input) {
 
 // done is OpDone.
 func (m *Machine) done(in *Input) {
-	f := m.files[in.File]
+	f := m.files.get(uint64(in.File))
 	if f == nil {
 		return
 	}

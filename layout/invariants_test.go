@@ -48,7 +48,7 @@ func CheckInvariants(m *Machine) error {
 	for id, p := range m.pins {
 		pins[p.lease.file.ino]++
 		// 1: every pin is covered by the ranges of live leases.  2: a lease with pins does not disappear.
-		if m.leases.get(p.lease.id) != p.lease {
+		if m.leases.get(uint64(p.lease.id)) != p.lease {
 			return fmt.Errorf("invariant 2: the lease of pin %d has gone", id)
 		}
 		if !p.lease.covers(p.r) {
@@ -58,18 +58,25 @@ func CheckInvariants(m *Machine) error {
 			return fmt.Errorf("invariant 1: pin %d writes under a lease to read", id)
 		}
 	}
-	for ino, f := range m.files {
-		if f.leases.n != pieces[ino] || f.pins.n != pins[ino] {
-			return fmt.Errorf("file %d: index has %d pieces and %d pins, tables %d and %d", ino, f.leases.n, f.pins.n, pieces[ino], pins[ino])
+	var err error
+	m.files.each(func(f *file) {
+		if err == nil {
+			err = checkIndex(m, f, pieces[f.ino], pins[f.ino])
 		}
-		if f.leases.n+f.pins.n == 0 && f.head == nil {
-			return fmt.Errorf("file %d is empty and kept", ino)
-		}
-		if err := checkTree(&f.leases); err != nil {
-			return err
-		}
-		if err := checkFile(m, f); err != nil {
-			return fmt.Errorf("file %d: %w", ino, err)
+	})
+	return err
+}
+
+func checkIndex(m *Machine, f *file, pieces, pins int) error {
+	if f.leases.n != pieces || f.pins.n != pins {
+		return fmt.Errorf("file %d: index has %d pieces and %d pins, tables %d and %d", f.ino, f.leases.n, f.pins.n, pieces, pins)
+	}
+	if f.leases.n+f.pins.n == 0 && f.head == nil {
+		return fmt.Errorf("file %d is empty and kept", f.ino)
+	}
+	for _, t := range []error{checkTree(&f.leases), checkTree(&f.pins), checkFile(m, f)} {
+		if t != nil {
+			return fmt.Errorf("file %d: %w", f.ino, t)
 		}
 	}
 	return nil
@@ -115,7 +122,7 @@ func checkFile(m *Machine, f *file) error {
 		for b := q.brks; b != nil; b = b.nextOfRequest {
 			n++
 			// 7: a lease that ran out of time stays until its cut has completed.
-			if m.leases.get(b.lease.id) != b.lease || !m.inWay(b.lease, q) {
+			if m.leases.get(uint64(b.lease.id)) != b.lease || !m.inWay(b.lease, q) {
 				return fmt.Errorf("invariant 7: request %d waits for lease %d, which is not in its way", q.id, b.lease.id)
 			}
 			if b.idx < 0 && m.alive(b.lease, q) {

@@ -98,7 +98,7 @@ func (m *Machine) judgeGrant(q *request) verdict {
 	own := m.slotOf(q)
 	v := verdict{kind: clearWay}
 	if q.kind == modifying {
-		l := m.leases.get(q.lease)
+		l := m.leases.get(uint64(q.lease))
 		if l == nil {
 			return verdict{refused, syscall.ENOENT, "the lease is gone"}
 		}

@@ -103,7 +103,7 @@ func (l *lease) hull() extent.Range {
 }
 
 func (l *lease) item(p piece) item[lease] {
-	it := item[lease]{off: p.Off, end: p.End, id: uint64(l.id), val: l, owner: l.session.slot, class: 1 << any_}
+	it := item[lease]{key: key{p.Off, uint64(l.id)}, end: p.End, val: l, owner: l.session.slot, class: 1 << any_}
 	if l.mode == Exclusive {
 		it.class |= 1 << exclusive
 	}
@@ -188,7 +188,7 @@ var everything = extent.Range{Off: 0, End: extent.Inf}
 
 // lookup returns the caller's lease, or denies.
 func (m *Machine) lookup(in *Input) *lease {
-	l := m.leases.get(in.Lease)
+	l := m.leases.get(uint64(in.Lease))
 	switch {
 	case l == nil:
 		m.deny(in, syscall.ENOENT, "no such lease")
@@ -209,18 +209,16 @@ func (m *Machine) grant(q *request) {
 		l = &lease{}
 	}
 	s := q.owner
-	*l = lease{
-		id: LeaseID(m.newID()), file: q.file, session: s, tag: q.tag, since: m.now, seq: 1,
-		access: q.access, mode: q.mode, unbreakable: q.unbreakable, one: [1]piece{{Range: q.r}}, n: 1,
-	}
+	l.id, l.file, l.session, l.tag, l.since, l.seq = LeaseID(m.newID()), q.file, s, q.tag, m.now, 1
+	l.access, l.mode, l.unbreakable = q.access, q.mode, q.unbreakable
+	l.one[0].Range, l.n = q.r, 1
 	s.leases++
-	m.leases.put(l)
+	m.leases.put(uint64(l.id), l)
 	it := l.item(l.one[0])
 	l.file.leases.insert(&it)
-	m.emit(Effect{
-		Kind: Granted, Lease: l.id, File: l.file.ino, Session: s.id, Range: q.r, Request: q.requestID(), Seq: 1,
-		Access: l.access, Mode: l.mode, Unbreakable: l.unbreakable, Tag: l.tag,
-	})
+	e := m.effect()
+	e.Kind, e.Lease, e.File, e.Session, e.Range, e.Request, e.Seq = Granted, l.id, l.file.ino, s.id, q.r, q.requestID(), 1
+	e.Access, e.Mode, e.Unbreakable, e.Tag = l.access, l.mode, l.unbreakable, l.tag
 }
 
 // giveBack is OpReturn. It is idempotent, as unlocking is: what the lease does not have is given back already.
@@ -259,7 +257,7 @@ func (m *Machine) release(l *lease, r extent.Range, tell bool) {
 
 // closeLease is OpCloseLease. Close of a pinned lease hands it to its contexts.
 func (m *Machine) closeLease(in *Input) {
-	l := m.leases.get(in.Lease)
+	l := m.leases.get(uint64(in.Lease))
 	switch {
 	case l == nil || l.closed:
 		m.deny(in, syscall.ENOENT, "no such lease")
@@ -269,6 +267,12 @@ func (m *Machine) closeLease(in *Input) {
 		return
 	}
 	l.closed = true
+	if l.slow == nil && !l.mapped { // most leases: whole, and nobody has asked for it
+		l.file.leases.remove(l.one[0].Off, uint64(l.id))
+		l.n = 0
+		m.settle(l)
+		return
+	}
 	if l.pinned() == 0 {
 		m.release(l, everything, false)
 		return
@@ -297,11 +301,12 @@ func (m *Machine) settle(l *lease) {
 // forget takes the lease from the table.
 func (m *Machine) forget(l *lease) {
 	s := l.session
-	m.leases.remove(l.id)
+	m.leases.remove(uint64(l.id))
 	if l.slow != nil {
 		m.timers.stop(&l.slow.retry)
 	}
-	m.emit(Effect{Kind: Released, Lease: l.id, File: l.file.ino, Session: s.id, Tag: l.tag})
+	e := m.effect()
+	e.Kind, e.Lease, e.File, e.Session, e.Tag = Released, l.id, l.file.ino, s.id, l.tag
 	s.leases--
 	m.dropSession(s)
 	*l = lease{}
@@ -311,7 +316,7 @@ func (m *Machine) forget(l *lease) {
 }
 
 func (m *Machine) mapped(in *Input) {
-	l := m.leases.get(in.Lease)
+	l := m.leases.get(uint64(in.Lease))
 	if l == nil {
 		m.deny(in, syscall.ENOENT, "no such lease")
 		return

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"math/bits"
 	"slices"
 	"syscall"
 	"time"
@@ -33,10 +34,10 @@ type Machine struct {
 	cfg      Config
 	nextID   uint64
 	now      Instant
-	files    map[extent.Ino]*file
-	leases   table
+	files    table[file]
+	leases   table[lease]
 	pins     map[PinID]*pin
-	sessions map[SessionID]*session
+	sessions table[session]
 	contexts map[ContextID]*context
 	queued   map[uint64]*request // those that could not be served at once, and were not told yet
 	timers   timers
@@ -90,9 +91,8 @@ func New(cfg Config) *Machine {
 	return &Machine{
 		cfg:      cfg,
 		nextID:   cfg.FirstID,
-		files:    map[extent.Ino]*file{},
+		leases:   table[lease]{unit: uint8(bits.TrailingZeros64(cfg.Stride))},
 		pins:     map[PinID]*pin{},
-		sessions: map[SessionID]*session{},
 		contexts: map[ContextID]*context{},
 		queued:   map[uint64]*request{},
 	}
@@ -102,7 +102,10 @@ func New(cfg Config) *Machine {
 // The slice is valid until the next Step.
 func (m *Machine) Step(now Instant, in *Input) []Effect {
 	m.now = now
-	clear(m.out)
+	for i := range m.out {
+		e := &m.out[i] // not clear, which calls: there are one or two
+		*e = Effect{}
+	}
 	m.out = m.out[:0]
 	switch in.Op {
 	case OpAcquire:
@@ -145,7 +148,17 @@ func (m *Machine) Step(now Instant, in *Input) []Effect {
 	return m.out
 }
 
-func (m *Machine) emit(e Effect) { m.out = append(m.out, e) }
+func (m *Machine) emit(e Effect) { *m.effect() = e }
+
+// effect adds an empty effect, to be filled in before the next. What is emitted all the time is not copied there.
+func (m *Machine) effect() *Effect {
+	if n := len(m.out); n < cap(m.out) {
+		m.out = m.out[:n+1]
+	} else {
+		m.out = append(m.out, Effect{})
+	}
+	return &m.out[len(m.out)-1]
+}
 
 // deny refuses an input of which nothing was begun.
 func (m *Machine) deny(in *Input, errno syscall.Errno, reason string) {
@@ -153,7 +166,7 @@ func (m *Machine) deny(in *Input, errno syscall.Errno, reason string) {
 		Kind: Denied, Errno: errno, Reason: reason, File: in.File, Range: in.Range, Session: in.Session,
 		Lease: in.Lease, Context: in.Context, Pin: in.Pin, Access: in.Access, Mode: in.Mode,
 	}
-	if l := m.leases.get(in.Lease); l != nil {
+	if l := m.leases.get(uint64(in.Lease)); l != nil {
 		e.File = l.file.ino
 	}
 	m.emit(e)
@@ -167,7 +180,7 @@ func (m *Machine) newID() uint64 {
 
 // file returns the file's record, making it if need be. What finds nothing to put in must call drop.
 func (m *Machine) file(ino extent.Ino) *file {
-	f := m.files[ino]
+	f := m.files.get(uint64(ino))
 	if f == nil {
 		if n := len(m.freeFiles); n > 0 {
 			f, m.freeFiles = m.freeFiles[n-1], m.freeFiles[:n-1]
@@ -175,7 +188,7 @@ func (m *Machine) file(ino extent.Ino) *file {
 			f = &file{}
 		}
 		f.ino = ino
-		m.files[ino] = f
+		m.files.put(uint64(ino), f)
 	}
 	return f
 }
@@ -185,14 +198,14 @@ func (m *Machine) drop(f *file) {
 	if f.leases.n > 0 || f.pins.n > 0 || f.head != nil {
 		return
 	}
-	delete(m.files, f.ino)
+	m.files.remove(uint64(f.ino))
 	if len(m.freeFiles) < maxPooled {
 		m.freeFiles = append(m.freeFiles, f)
 	}
 }
 
 func (m *Machine) openSession(in *Input) {
-	if in.Session == 0 || m.sessions[in.Session] != nil {
+	if in.Session == 0 || m.sessions.get(uint64(in.Session)) != nil {
 		m.deny(in, syscall.EINVAL, "the session is known already")
 		return
 	}
@@ -203,12 +216,12 @@ func (m *Machine) openSession(in *Input) {
 		m.lastSlot++
 		s.slot = m.lastSlot
 	}
-	m.sessions[s.id] = s
+	m.sessions.put(uint64(s.id), s)
 }
 
 // endSession denies what the session waits for, and does not wait for it any more.
 func (m *Machine) endSession(in *Input) {
-	s := m.sessions[in.Session]
+	s := m.sessions.get(uint64(in.Session))
 	if s == nil || s.dead {
 		m.deny(in, syscall.ESRCH, "no such session")
 		return
@@ -249,7 +262,7 @@ func (m *Machine) dropSession(s *session) {
 	if !s.dead || s.leases > 0 || s.contexts > 0 {
 		return
 	}
-	delete(m.sessions, s.id)
+	m.sessions.remove(uint64(s.id))
 	m.slots = append(m.slots, s.slot)
 	m.emit(Effect{Kind: Ended, Session: s.id})
 }
@@ -259,7 +272,7 @@ func (m *Machine) slot(id SessionID) uint32 {
 	if id == 0 {
 		return 0
 	}
-	if s := m.sessions[id]; s != nil {
+	if s := m.sessions.get(uint64(id)); s != nil {
 		return s.slot
 	}
 	return 0
@@ -273,7 +286,7 @@ func (m *Machine) slotOf(q *request) uint32 {
 }
 
 func (m *Machine) register(in *Input) {
-	s := m.sessions[in.Session]
+	s := m.sessions.get(uint64(in.Session))
 	switch {
 	case s == nil || s.dead:
 		m.deny(in, syscall.ESRCH, "no such session")

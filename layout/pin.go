@@ -63,7 +63,7 @@ func (m *Machine) pin(in *Input) {
 	s.npins++
 	l.session.pins++
 	m.pins[p.id] = p
-	it := item[pin]{off: r.Off, end: r.End, id: uint64(p.id), val: p, owner: l.session.slot, class: 1 << any_}
+	it := item[pin]{key: key{r.Off, uint64(p.id)}, end: r.End, val: p, owner: l.session.slot, class: 1 << any_}
 	l.file.pins.insert(&it)
 	m.emit(p.effect(Pinned))
 }

@@ -118,7 +118,7 @@ func (p *pair) compare(t *rapid.T) {
 		var blocks [modelBlocks]byte
 		for i := range blocks {
 			blocks[i] = '.'
-			for _, pc := range p.m.leases.get(l.ID).pieces() {
+			for _, pc := range p.m.leases.get(uint64(l.ID)).pieces() {
 				if pc.Overlaps(mBlock(i)) {
 					blocks[i] = "luCf"[pc.state]
 				}
@@ -137,7 +137,7 @@ func (p *pair) compare(t *rapid.T) {
 		want = append(want, fmt.Sprintf("%d %d %d %s %v %v %v %v", l.id, l.file, l.session, blocks, l.access, l.mode, l.unbreakable, l.closed))
 	}
 	for ino := extent.Ino(1); ino <= 2; ino++ {
-		if f := p.m.files[ino]; f != nil {
+		if f := p.m.files.get(uint64(ino)); f != nil {
 			for q := f.head; q != nil; q = q.next {
 				got = append(got, fmt.Sprintf("request %d %d %v", q.id, q.state, q.abandoned))
 			}

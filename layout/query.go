@@ -11,7 +11,7 @@ import (
 
 // Lease describes one lease.
 func (m *Machine) Lease(id LeaseID) (LeaseInfo, bool) {
-	l := m.leases.get(id)
+	l := m.leases.get(uint64(id))
 	if l == nil {
 		return LeaseInfo{}, false
 	}
@@ -74,7 +74,7 @@ func (m *Machine) Pins(file extent.Ino) []PinInfo {
 
 // Use returns how many leases, contexts and pins a session has here.
 func (m *Machine) Use(id SessionID) (leases, contexts, pins int) {
-	if s := m.sessions[id]; s != nil {
+	if s := m.sessions.get(uint64(id)); s != nil {
 		return s.leases, s.contexts, s.pins
 	}
 	return 0, 0, 0
@@ -85,7 +85,7 @@ func (m *Machine) Clear(file extent.Ino, r extent.Range, class Class) bool {
 	if class == None || class == Size {
 		return true
 	}
-	f := m.files[file]
+	f := m.files.get(uint64(file))
 	if f == nil {
 		return true
 	}
@@ -106,7 +106,7 @@ func (m *Machine) Clear(file extent.Ino, r extent.Range, class Class) bool {
 
 // Would says how a change would fare now: an errno if it would be refused, and whether it would have to wait.
 func (m *Machine) Would(file extent.Ino, r extent.Range, class Class, onHold OnHold, session SessionID) (errno syscall.Errno, wait bool) {
-	f := m.files[file]
+	f := m.files.get(uint64(file))
 	r, ok := checkRange(r)
 	if f == nil || class == None || class == Size || !ok {
 		return 0, false
@@ -118,7 +118,7 @@ func (m *Machine) Would(file extent.Ino, r extent.Range, class Class, onHold OnH
 // Blockers lists who is in the way of a change, at most limit of them (0: all): the pins first, then unbreakable leases,
 // then the other leases, then earlier requests.
 func (m *Machine) Blockers(file extent.Ino, r extent.Range, class Class, session SessionID, limit int) []Blocker {
-	f := m.files[file]
+	f := m.files.get(uint64(file))
 	r, ok := checkRange(r)
 	if f == nil || class == None || class == Size || !ok {
 		return nil
@@ -198,7 +198,7 @@ func (l *lease) reason(held bool) string {
 
 // WriteLeased reports whether a session other than the given one has a lease to write any of the range.
 func (m *Machine) WriteLeased(file extent.Ino, r extent.Range, except SessionID) bool {
-	f := m.files[file]
+	f := m.files.get(uint64(file))
 	r, ok := checkRange(r)
 	if f == nil || !ok {
 		return false
@@ -213,7 +213,7 @@ func (m *Machine) WriteLeased(file extent.Ino, r extent.Range, except SessionID)
 
 // Weight says how much of the file a session holds: 0 nothing, 1 a lease, 2 a pin.
 func (m *Machine) Weight(file extent.Ino, session SessionID) int {
-	f, own := m.files[file], m.slot(session)
+	f, own := m.files.get(uint64(file)), m.slot(session)
 	switch {
 	case f == nil || own == 0:
 		return 0
@@ -228,12 +228,12 @@ func (m *Machine) Weight(file extent.Ino, session SessionID) int {
 // Counts returns the sizes of the tables.
 func (m *Machine) Counts() Counts {
 	c := Counts{
-		Files: len(m.files), Leases: m.leases.n, Pins: len(m.pins), Sessions: len(m.sessions), Contexts: len(m.contexts),
+		Files: m.files.n, Leases: m.leases.n, Pins: len(m.pins), Sessions: m.sessions.n, Contexts: len(m.contexts),
 	}
-	for _, f := range m.files {
+	m.files.each(func(f *file) {
 		for q := f.head; q != nil; q = q.next {
 			c.Requests++
 		}
-	}
+	})
 	return c
 }

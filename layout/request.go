@@ -127,7 +127,7 @@ func (m *Machine) each(q *request, fn func(extent.Range) bool) {
 		fn(q.r)
 		return
 	}
-	if l := m.leases.get(q.lease); l != nil {
+	if l := m.leases.get(uint64(q.lease)); l != nil {
 		for _, p := range l.pieces() {
 			if !fn(p.Range) {
 				return
@@ -188,6 +188,11 @@ func (m *Machine) submit(q *request, noWait bool) {
 	}
 	if v.kind == refused {
 		m.tellRefused(q, v.errno, v.reason)
+		m.free(q)
+		return
+	}
+	if v.kind == clearWay && q.kind == acquiring {
+		m.grant(q)
 		m.free(q)
 		return
 	}
@@ -268,7 +273,8 @@ func (m *Machine) complete(q *request) {
 		m.unlink(q)
 	default:
 		q.state = applying
-		m.emit(Effect{Kind: Proceed, Change: q.changeID(), File: q.file.ino, Range: q.r, Class: q.class, Session: q.session})
+		e := m.effect()
+		e.Kind, e.Change, e.File, e.Range, e.Class, e.Session = Proceed, q.changeID(), q.file.ino, q.r, q.class, q.session
 	}
 }
 

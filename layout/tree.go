@@ -1,6 +1,10 @@
 package layout
 
-import "holdfast/extent"
+import (
+	"math/bits"
+
+	"holdfast/extent"
+)
 
 // width is how many items a leaf and how many children an inner node holds. Wide nodes keep the
 // tree four levels high with a million leases, and a search within few cache lines.
@@ -18,13 +22,26 @@ const (
 // mixed as the owner of a subtree says that its items have several.
 const mixed = ^uint32(0)
 
+// key is the order of the tree. Offsets are never negative.
+type key struct {
+	off int64
+	id  uint64
+}
+
+// before is 1 if k comes before o, and 0 if not: a number, because a search that branches on it is guessed wrong half the time.
+func (k key) before(o key) int {
+	_, borrow := bits.Sub64(k.id, o.id, 0)
+	_, borrow = bits.Sub64(uint64(k.off), uint64(o.off), borrow)
+	return int(borrow)
+}
+
 // item is an interval [off, end) with the key (off, id).
 type item[V any] struct {
-	off, end int64
-	id       uint64
-	val      *V
-	owner    uint32 // never 0
-	class    uint8  // bit set
+	key
+	end   int64
+	val   *V
+	owner uint32 // never 0
+	class uint8  // bit set
 }
 
 func (it *item[V]) Range() extent.Range { return extent.Range{Off: it.off, End: it.end} }
@@ -36,36 +53,50 @@ type query struct {
 	not, only uint32
 }
 
-// child is a subtree: a leaf or an inner node, with the least key and what its items reach and own by class.
-type child[V any] struct {
-	off    int64
-	id     uint64
+// sum is what the items of a subtree reach and own, by class.
+type sum struct {
 	ends   [classes]int64  // largest end, -1 without items
 	owners [classes]uint32 // the one owner, mixed, or 0 without items
-	leaf   *leaf[V]
-	inner  *inner[V]
 }
 
-type leaf[V any] struct{ items []item[V] }
-type inner[V any] struct{ kids []child[V] }
+var nobody = sum{ends: [classes]int64{-1, -1, -1}}
+
+// child is a subtree: a leaf, or an inner node.
+type child[V any] struct {
+	sum
+	items []item[V] // of a leaf
+	inner *inner[V]
+}
+
+// inner has for each child its least key. The keys are apart from what they lead to, so that a search sees nothing else.
+type inner[V any] struct {
+	keys []key
+	kids []child[V]
+}
 
 // tree is an augmented B+ tree of intervals.
 type tree[V any] struct {
 	root   child[V]
 	n      int
-	leaves []*leaf[V] // spare: who comes and goes at the edge of a full node must not allocate each time
+	leaves [][]item[V] // spare: who comes and goes at the edge of a full node must not allocate each time
 	inners []*inner[V]
+}
+
+// step is a way down: from a node to its child i.
+type step[V any] struct {
+	node *inner[V]
+	i    int
 }
 
 const maxSpare = 4
 
-func (t *tree[V]) newLeaf() *leaf[V] {
+func (t *tree[V]) newLeaf() []item[V] {
 	if n := len(t.leaves); n > 0 {
 		l := t.leaves[n-1]
 		t.leaves = t.leaves[:n-1]
 		return l
 	}
-	return &leaf[V]{items: make([]item[V], 0, width)}
+	return make([]item[V], 0, width)
 }
 
 func (t *tree[V]) newInner() *inner[V] {
@@ -74,203 +105,212 @@ func (t *tree[V]) newInner() *inner[V] {
 		t.inners = t.inners[:n-1]
 		return i
 	}
-	return &inner[V]{kids: make([]child[V], 0, width)}
+	return &inner[V]{}
 }
 
 // spare keeps the node of c, whose content has moved.
 func (t *tree[V]) spare(c child[V]) {
 	switch {
-	case c.leaf != nil && len(t.leaves) < maxSpare:
-		clear(c.leaf.items)
-		c.leaf.items = c.leaf.items[:0]
-		t.leaves = append(t.leaves, c.leaf)
+	case c.inner == nil && len(t.leaves) < maxSpare && cap(c.items) >= width:
+		clear(c.items)
+		t.leaves = append(t.leaves, c.items[:0])
 	case c.inner != nil && len(t.inners) < maxSpare:
 		clear(c.inner.kids)
-		c.inner.kids = c.inner.kids[:0]
+		c.inner.keys, c.inner.kids = c.inner.keys[:0], c.inner.kids[:0]
 		t.inners = append(t.inners, c.inner)
 	}
 }
 
-func before(off1 int64, id1 uint64, off2 int64, id2 uint64) bool {
-	return off1 < off2 || off1 == off2 && id1 < id2
-}
-
-// find returns the index of the first item whose key is not before (off, id).
-func (l *leaf[V]) find(off int64, id uint64) int {
-	lo, hi := 0, len(l.items)
-	for lo < hi {
-		mid := int(uint(lo+hi) / 2)
-		if it := &l.items[mid]; before(it.off, it.id, off, id) {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
+// search returns the index of the first item whose key is not before k. It counts, first by fours: these loads do not wait
+// for each other, as those of a binary search of cold memory do, and what a change moves next has then come near.
+func search[V any](items []item[V], k key) int {
+	n := 0
+	for i := 3; i < len(items); i += 4 {
+		n += 4 * items[i].before(k)
 	}
-	return lo
-}
-
-// find returns the index of the child in which the key (off, id) belongs.
-func (n *inner[V]) find(off int64, id uint64) int {
-	lo, hi := 1, len(n.kids)
-	for lo < hi {
-		mid := int(uint(lo+hi) / 2)
-		if k := &n.kids[mid]; before(off, id, k.off, k.id) {
-			hi = mid
-		} else {
-			lo = mid + 1
-		}
+	more := 0
+	for i := range items[n:min(n+4, len(items))] {
+		more += items[n+i].before(k)
 	}
-	return lo - 1
+	return n + more
 }
 
-func (c *child[V]) clear() {
-	c.ends = [classes]int64{-1, -1, -1}
-	c.owners = [classes]uint32{}
+// find returns the index of the child in which k belongs: of the last one whose key is not after it, or the first.
+func (n *inner[V]) find(k key) int {
+	i := 0
+	for j := 4; j < len(n.keys); j += 4 {
+		i += 4 * (1 - k.before(n.keys[j]))
+	}
+	more := 0
+	for _, o := range n.keys[i+1 : min(i+4, len(n.keys))] {
+		more += 1 - k.before(o)
+	}
+	return i + more
 }
 
-func (c *child[V]) reach(class int, end int64, owner uint32) {
-	c.ends[class] = max(c.ends[class], end)
-	switch c.owners[class] {
+// descend returns the leaf in which k belongs, and adds to path the way there.
+func (t *tree[V]) descend(k key, path []step[V]) (*child[V], []step[V]) {
+	c := &t.root
+	for c.inner != nil {
+		i := c.inner.find(k)
+		path = append(path, step[V]{c.inner, i})
+		c = &c.inner.kids[i]
+	}
+	return c, path
+}
+
+// above returns the child whose node the path's last step starts from.
+func (t *tree[V]) above(path []step[V]) *child[V] {
+	if len(path) < 2 {
+		return &t.root
+	}
+	s := path[len(path)-2]
+	return &s.node.kids[s.i]
+}
+
+func (s *sum) reach(class int, end int64, owner uint32) {
+	s.ends[class] = max(s.ends[class], end)
+	switch s.owners[class] {
 	case 0:
-		c.owners[class] = owner
+		s.owners[class] = owner
 	case owner:
 	default:
-		c.owners[class] = mixed
+		s.owners[class] = mixed
 	}
 }
 
-func (c *child[V]) addItem(it *item[V]) {
+func (s *sum) add(class uint8, end int64, owner uint32) {
 	for k := range classes {
-		if it.class&(1<<k) != 0 {
-			c.reach(k, it.end, it.owner)
+		if class&(1<<k) != 0 {
+			s.reach(k, end, owner)
 		}
 	}
 }
 
-// sum computes what c says of its node, which must not be empty.
-func (c *child[V]) sum() {
-	c.clear()
-	if c.leaf != nil {
-		items := c.leaf.items
-		c.off, c.id = items[0].off, items[0].id
-		for i := range items {
-			c.addItem(&items[i])
-		}
+// sumUp computes what c says of its node.
+func (c *child[V]) sumUp() {
+	c.sum = nobody
+	for i := range c.items {
+		it := &c.items[i]
+		c.add(it.class, it.end, it.owner)
+	}
+	if c.inner == nil {
 		return
 	}
-	kids := c.inner.kids
-	c.off, c.id = kids[0].off, kids[0].id
-	for i := range kids {
+	for i := range c.inner.kids {
+		kid := &c.inner.kids[i]
 		for k := range classes {
-			if o := kids[i].owners[k]; o != 0 {
-				c.reach(k, kids[i].ends[k], o)
+			if o := kid.owners[k]; o != 0 {
+				c.reach(k, kid.ends[k], o)
 			}
 		}
 	}
 }
 
-// less computes anew what c says of the classes an item of which was removed. It stops as soon as it is back at what it said before.
-func (c *child[V]) less(class uint8) {
-	was := *c
+// less computes anew what c says of the classes of an item that was removed, and reports whether it says something else
+// now. It stops as soon as it is back at what it said before.
+func (c *child[V]) less(class uint8, end int64) (changed bool) {
 	for k := range classes {
 		if class&(1<<k) == 0 {
 			continue
 		}
+		wasEnd, wasOwner := c.ends[k], c.owners[k]
 		c.ends[k], c.owners[k] = -1, 0
+		if end < wasEnd { // something else reaches that far
+			c.ends[k] = wasEnd
+		}
 		for i := range c.size() {
-			if c.leaf != nil {
-				if it := &c.leaf.items[i]; it.class&(1<<k) != 0 {
+			if c.inner == nil {
+				if it := &c.items[i]; it.class&(1<<k) != 0 {
 					c.reach(k, it.end, it.owner)
 				}
 			} else if kid := &c.inner.kids[i]; kid.owners[k] != 0 {
 				c.reach(k, kid.ends[k], kid.owners[k])
 			}
-			if c.ends[k] == was.ends[k] && c.owners[k] == was.owners[k] {
+			if c.ends[k] == wasEnd && c.owners[k] == wasOwner {
 				break
 			}
 		}
+		changed = changed || c.ends[k] != wasEnd || c.owners[k] != wasOwner
 	}
-	if c.leaf != nil {
-		c.off, c.id = c.leaf.items[0].off, c.leaf.items[0].id
-	} else {
-		c.off, c.id = c.inner.kids[0].off, c.inner.kids[0].id
-	}
+	return changed
 }
 
 // insert adds an item whose key is not in the tree.
 func (t *tree[V]) insert(it *item[V]) {
+	var buf [8]step[V]
+	c, path := t.descend(it.key, buf[:0])
+	if t.n == 0 {
+		t.root.sum = nobody
+	}
 	t.n++
-	if t.root.leaf == nil && t.root.inner == nil {
-		t.root.leaf = &leaf[V]{}
-	}
-	if right, split := t.root.insert(t, it); split {
-		n := t.newInner()
-		n.kids = append(n.kids, t.root, right)
-		t.root = child[V]{inner: n}
-		t.root.sum()
-	}
-}
-
-// insert adds it below c. A full node splits and returns its right part.
-func (c *child[V]) insert(t *tree[V], it *item[V]) (right child[V], split bool) {
-	if c.leaf != nil {
-		return c.insertLeaf(t, it)
-	}
-	n := c.inner
-	i := n.find(it.off, it.id)
-	sib, grown := n.kids[i].insert(t, it)
-	if !grown {
-		if before(it.off, it.id, c.off, c.id) {
-			c.off, c.id = it.off, it.id
+	t.root.add(it.class, it.end, it.owner)
+	for _, s := range path {
+		s.node.kids[s.i].add(it.class, it.end, it.owner)
+		if s.i == 0 && it.before(s.node.keys[0]) != 0 {
+			s.node.keys[0] = it.key
 		}
-		c.addItem(it)
-		return right, false
 	}
-	if len(n.kids) < width {
-		n.kids = insertAt(n.kids, i+1, sib)
-		c.sum()
-		return right, false
-	}
-	at := splitAt(i + 1)
-	right = child[V]{inner: t.newInner()}
-	right.inner.kids = append(right.inner.kids, n.kids[at:]...)
-	clear(n.kids[at:])
-	n.kids = n.kids[:at]
-	if i+1 > at || at == width {
-		right.inner.kids = insertAt(right.inner.kids, i+1-at, sib)
-	} else {
-		n.kids = insertAt(n.kids, i+1, sib)
-	}
-	c.sum()
-	right.sum()
-	return right, true
-}
-
-func (c *child[V]) insertLeaf(t *tree[V], it *item[V]) (right child[V], split bool) {
-	l := c.leaf
-	i := l.find(it.off, it.id)
-	if len(l.items) < width {
-		if len(l.items) == 0 {
-			c.clear()
-		}
-		l.items = insertAt(l.items, i, *it)
-		c.off, c.id = l.items[0].off, l.items[0].id
-		c.addItem(it)
-		return right, false
+	i := search(c.items, it.key)
+	if len(c.items) < width {
+		c.items = insertAt(c.items, i, *it)
+		return
 	}
 	at := splitAt(i)
-	right = child[V]{leaf: t.newLeaf()}
-	right.leaf.items = append(right.leaf.items, l.items[at:]...)
-	clear(l.items[at:])
-	l.items = l.items[:at]
+	right := child[V]{items: append(t.newLeaf(), c.items[at:]...)}
+	clear(c.items[at:])
+	c.items = c.items[:at]
 	if i > at || at == width {
-		right.leaf.items = insertAt(right.leaf.items, i-at, *it)
+		right.items = insertAt(right.items, i-at, *it)
 	} else {
-		l.items = insertAt(l.items, i, *it)
+		c.items = insertAt(c.items, i, *it)
 	}
-	c.sum()
-	right.sum()
-	return right, true
+	c.sumUp()
+	right.sumUp()
+	t.grow(path, right.items[0].key, right)
+}
+
+// grow adds the right part of a node that was split, to which path leads, beside it.
+func (t *tree[V]) grow(path []step[V], k key, right child[V]) {
+	for ; len(path) > 0; path = path[:len(path)-1] {
+		n, i := path[len(path)-1].node, path[len(path)-1].i+1
+		if len(n.kids) < width {
+			n.insert(i, k, right)
+			return
+		}
+		at := splitAt(i)
+		r := t.newInner()
+		r.keys = append(r.keys, n.keys[at:]...)
+		r.kids = append(r.kids, n.kids[at:]...)
+		clear(n.kids[at:])
+		n.keys, n.kids = n.keys[:at], n.kids[:at]
+		if i > at || at == width {
+			r.insert(i-at, k, right)
+		} else {
+			n.insert(i, k, right)
+		}
+		t.above(path).sumUp()
+		k, right = r.keys[0], child[V]{inner: r}
+		right.sumUp()
+	}
+	n := t.newInner()
+	n.insert(0, t.root.least(), t.root)
+	n.insert(1, k, right)
+	t.root = child[V]{inner: n}
+	t.root.sumUp()
+}
+
+func (n *inner[V]) insert(i int, k key, c child[V]) {
+	n.keys = insertAt(n.keys, i, k)
+	n.kids = insertAt(n.kids, i, c)
+}
+
+// least returns a key that no item of c, which must not be empty, is before.
+func (c *child[V]) least() key {
+	if c.inner != nil {
+		return c.inner.keys[0]
+	}
+	return c.items[0].key
 }
 
 // splitAt says where a full node splits when something is inserted at i. Appending leaves the left node
@@ -299,13 +339,26 @@ func deleteAt[T any](s []T, i int) []T {
 
 // remove takes out the item with the key (off, id) and reports whether it was there.
 func (t *tree[V]) remove(off int64, id uint64) bool {
-	if t.n == 0 {
+	var buf [8]step[V]
+	k := key{off, id}
+	c, path := t.descend(k, buf[:0])
+	i := search(c.items, k)
+	if i == len(c.items) || c.items[i].key != k {
 		return false
 	}
-	if _, ok := t.root.remove(t, off, id); !ok {
-		return false
-	}
+	class, end := c.items[i].class, c.items[i].end
+	c.items = deleteAt(c.items, i)
 	t.n--
+	for ; c.less(class, end) || c.size() < width/4; path = path[:len(path)-1] {
+		if len(path) == 0 {
+			break
+		}
+		s := path[len(path)-1]
+		if c.size() < width/4 {
+			s.node.merge(t, s.i)
+		}
+		c = t.above(path)
+	}
 	for t.root.inner != nil && len(t.root.inner.kids) == 1 {
 		old := t.root
 		t.root = old.inner.kids[0]
@@ -315,64 +368,40 @@ func (t *tree[V]) remove(off int64, id uint64) bool {
 }
 
 func (c *child[V]) size() int {
-	if c.leaf != nil {
-		return len(c.leaf.items)
+	if c.inner != nil {
+		return len(c.inner.kids)
 	}
-	return len(c.inner.kids)
+	return len(c.items)
 }
 
-// remove takes the item from below c and returns its classes.
-func (c *child[V]) remove(t *tree[V], off int64, id uint64) (class uint8, ok bool) {
-	if l := c.leaf; l != nil {
-		i := l.find(off, id)
-		if i == len(l.items) || l.items[i].off != off || l.items[i].id != id {
-			return 0, false
-		}
-		class = l.items[i].class
-		l.items = deleteAt(l.items, i)
-		if len(l.items) > 0 {
-			c.less(class)
-		}
-		return class, true
-	}
-	n := c.inner
-	i := n.find(off, id)
-	if class, ok = n.kids[i].remove(t, off, id); !ok {
-		return 0, false
-	}
-	if n.kids[i].size() < width/4 {
-		n.merge(t, i)
-	}
-	c.less(class)
-	return class, true
-}
-
-// merge joins child i with a neighbour if both fit in one node. An empty child always does, so no node
-// but the root is ever empty.
+// merge joins child i with a neighbour if both fit in one node with room to spare: who comes and goes at the edge of a
+// full node must not split and join each time. So a leaf may be empty beside full ones; an inner node never is.
 func (n *inner[V]) merge(t *tree[V], i int) {
 	for _, l := range [2]int{i - 1, i} {
 		if l < 0 || l+1 >= len(n.kids) {
 			continue
 		}
 		a, b := &n.kids[l], &n.kids[l+1]
-		if a.size()+b.size() > width {
+		if a.size()+b.size() > width*3/4 {
 			continue
 		}
-		if a.leaf != nil {
-			a.leaf.items = append(a.leaf.items, b.leaf.items...)
+		if a.inner == nil {
+			a.items = append(a.items, b.items...)
 		} else {
+			a.inner.keys = append(a.inner.keys, b.inner.keys...)
 			a.inner.kids = append(a.inner.kids, b.inner.kids...)
 		}
-		a.sum()
+		a.sumUp()
 		t.spare(*b)
+		n.keys = deleteAt(n.keys, l+1)
 		n.kids = deleteAt(n.kids, l+1)
 		return
 	}
 }
 
-func (c *child[V]) matches(q *query) bool {
-	owner := c.owners[q.class]
-	return c.ends[q.class] > q.r.Off && c.off < q.r.End &&
+func (s *sum) matches(q *query) bool {
+	owner := s.owners[q.class]
+	return s.ends[q.class] > q.r.Off &&
 		(q.not == 0 || owner != q.not) && (q.only == 0 || owner == q.only || owner == mixed)
 }
 
@@ -393,16 +422,18 @@ func (c *child[V]) first(q *query) *item[V] {
 	if !c.matches(q) {
 		return nil
 	}
-	if c.leaf != nil {
-		items := c.leaf.items
-		for i := range items {
-			if items[i].matches(q) {
-				return &items[i]
+	if c.inner == nil {
+		for i := range c.items {
+			if c.items[i].matches(q) {
+				return &c.items[i]
 			}
 		}
 		return nil
 	}
-	for i := range c.inner.kids {
+	for i, k := range c.inner.keys {
+		if k.off >= q.r.End {
+			break
+		}
 		if it := c.inner.kids[i].first(q); it != nil {
 			return it
 		}
@@ -421,16 +452,18 @@ func (c *child[V]) each(q *query, fn func(*item[V]) bool) bool {
 	if !c.matches(q) {
 		return true
 	}
-	if c.leaf != nil {
-		items := c.leaf.items
-		for i := range items {
-			if items[i].matches(q) && !fn(&items[i]) {
+	if c.inner == nil {
+		for i := range c.items {
+			if c.items[i].matches(q) && !fn(&c.items[i]) {
 				return false
 			}
 		}
 		return true
 	}
-	for i := range c.inner.kids {
+	for i, k := range c.inner.keys {
+		if k.off >= q.r.End {
+			break
+		}
 		if !c.inner.kids[i].each(q, fn) {
 			return false
 		}

@@ -2,6 +2,7 @@ package layout
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"sort"
 	"testing"
 
@@ -27,7 +28,7 @@ func TestTree(t *testing.T) {
 		insert := func() {
 			ids++
 			it := item[int]{
-				off: rapid.Int64Range(0, 400).Draw(t, "off"), id: ids, val: new(int),
+				key: key{rapid.Int64Range(0, 400).Draw(t, "off"), ids}, val: new(int),
 				owner: rapid.Uint32Range(1, 3).Draw(t, "owner"),
 				class: rapid.Uint8Range(0, 3).Draw(t, "class")<<1 | 1,
 			}
@@ -37,7 +38,7 @@ func TestTree(t *testing.T) {
 			}
 			tr.insert(&it)
 			model = append(model, it)
-			sort.Slice(model, func(i, j int) bool { return before(model[i].off, model[i].id, model[j].off, model[j].id) })
+			sort.Slice(model, func(i, j int) bool { return model[i].before(model[j].key) != 0 })
 		}
 		remove := func() {
 			if len(model) == 0 {
@@ -87,37 +88,99 @@ func TestTree(t *testing.T) {
 	})
 }
 
+// TestTreeDeep fills and empties trees of several levels, whose inner nodes split and join.
+func TestTreeDeep(t *testing.T) {
+	const n = 6 * width * width
+	rnd := rand.New(rand.NewPCG(1, 2))
+	orders := map[string]func() []int{
+		"up": func() []int {
+			s := make([]int, n)
+			for i := range s {
+				s[i] = i
+			}
+			return s
+		},
+		"down": func() []int {
+			s := make([]int, n)
+			for i := range s {
+				s[i] = n - 1 - i
+			}
+			return s
+		},
+		"random": func() []int { return rnd.Perm(n) },
+	}
+	for in, insert := range orders {
+		for out, remove := range orders {
+			tr := &tree[int]{}
+			check := func(i int) {
+				t.Helper()
+				if i%997 != 0 && i != n-1 {
+					return
+				}
+				if err := checkTree(tr); err != nil {
+					t.Fatalf("%s, %s, %d: %v", in, out, i, err)
+				}
+			}
+			for j, i := range insert() {
+				it := item[int]{key: key{int64(i / 3), uint64(i + 1)}, end: int64(i/3 + 1 + i%50), owner: uint32(1 + i%3), class: 1}
+				tr.insert(&it)
+				check(j)
+			}
+			for j, i := range remove() {
+				if !tr.remove(int64(i/3), uint64(i+1)) || tr.remove(int64(i/3), uint64(i+1)) {
+					t.Fatalf("%s, %s: item %d was not there once", in, out, i)
+				}
+				check(j)
+				if j%5 == 0 { // one that comes and goes
+					it := item[int]{key: key{int64(i / 3), uint64(i + 1)}, end: int64(i/3 + 1), owner: 1, class: 1}
+					tr.insert(&it)
+					tr.remove(it.off, it.id)
+				}
+			}
+			if tr.n != 0 || tr.first(query{r: extent.Range{Off: 0, End: extent.Inf}}) != nil {
+				t.Fatalf("%s, %s: %d items are left", in, out, tr.n)
+			}
+		}
+	}
+}
+
 // checkTree checks order, fill and sums of the whole tree.
 func checkTree[V any](t *tree[V]) error {
-	if t.root.leaf == nil && t.root.inner == nil || t.n == 0 {
+	if t.n == 0 {
 		return nil
 	}
 	n := 0
-	var lastOff, lastID = int64(-1), uint64(0)
-	var walk func(c *child[V], root bool) (int, error)
-	walk = func(c *child[V], root bool) (int, error) {
-		if c.size() == 0 || c.size() > width {
+	last := key{} // before all: no name is 0
+	var walk func(c *child[V], least key) (int, error)
+	walk = func(c *child[V], least key) (int, error) {
+		if c.inner != nil && c.size() == 0 || c.size() > width {
 			return 0, fmt.Errorf("node of %d", c.size())
 		}
-		was := *c
-		c.sum()
-		if was != *c {
-			return 0, fmt.Errorf("sum is stale: %+v, want %+v", was, *c)
+		was := c.sum
+		c.sumUp()
+		if was != c.sum {
+			return 0, fmt.Errorf("sum is stale: %+v, want %+v", was, c.sum)
 		}
-		if c.leaf != nil {
-			for i := range c.leaf.items {
-				it := &c.leaf.items[i]
-				if !before(lastOff, lastID, it.off, it.id) {
-					return 0, fmt.Errorf("order: %d,%d then %d,%d", lastOff, lastID, it.off, it.id)
+		if c.inner == nil {
+			for i := range c.items {
+				k := c.items[i].key
+				if k.off < last.off || k.off == last.off && k.id <= last.id || k.off < least.off || k.off == least.off && k.id < least.id {
+					return 0, fmt.Errorf("order: %v then %v, in a node from %v", last, k, least)
 				}
-				lastOff, lastID = it.off, it.id
+				last = k
 				n++
 			}
 			return 1, nil
 		}
 		depth := 0
-		for i := range c.inner.kids {
-			d, err := walk(&c.inner.kids[i], false)
+		if len(c.inner.keys) != len(c.inner.kids) {
+			return 0, fmt.Errorf("%d keys of %d children", len(c.inner.keys), len(c.inner.kids))
+		}
+		for i, k := range c.inner.keys {
+			if k.before(least) != 0 || i > 0 && (k.before(last) != 0 || k == last) {
+				return 0, fmt.Errorf("child %d from %v, in a node from %v, after %v", i, k, least, last)
+			}
+			d, err := walk(&c.inner.kids[i], k)
 			if err != nil {
 				return 0, err
 			}
@@ -128,7 +191,7 @@ func checkTree[V any](t *tree[V]) error {
 		}
 		return depth + 1, nil
 	}
-	if _, err := walk(&t.root, true); err != nil {
+	if _, err := walk(&t.root, key{}); err != nil {
 		return err
 	}
 	if n != t.n {

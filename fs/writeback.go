@@ -76,20 +76,16 @@ func (f *FS) each(parts ranges, fn func(p extent.Range, buf []byte) error) error
 	return nil
 }
 
-// copyHome writes p, whole blocks of m, to its home. What lies behind the end of
-// file is not content, and zero there. It needs mu exclusive.
+// copyHome writes p, whole blocks of m, to its home, up to the end of file. It needs
+// mu exclusive.
 func (f *FS) copyHome(i *inode, m *mapping, p extent.Range, buf []byte) error {
-	size := i.n.Attr.Size
-	p.End = min(p.End, extent.RoundUp(size))
+	p.End = min(p.End, extent.RoundUp(i.n.Attr.Size))
 	if p.Empty() {
 		return nil
 	}
 	buf = buf[:p.Len()]
 	if _, err := m.w.ReadAt(buf, m.addr(p.Off).Off); err != nil {
 		return err
-	}
-	if size < p.End {
-		clear(buf[size-p.Off:])
 	}
 	if err := i.n.WriteHome(buf, p.Off); err != nil {
 		return err

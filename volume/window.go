@@ -114,8 +114,9 @@ func (n *Inode) ReadHome(p []byte, off int64) error {
 }
 
 // WriteHome writes whole blocks to the device under their windows. They must be
-// allocated, else ErrUnmapped. They are committed as written by the next Sync. It
-// needs n exclusive.
+// allocated, else ErrUnmapped. They are committed as written by the next Sync. What
+// of p is behind the end of file it makes zeros: if a crash brings back a larger
+// size, a holder's bytes there must not be content. It needs n exclusive.
 func (n *Inode) WriteHome(p []byte, off int64) error {
 	r := extent.Range{Off: off, End: off + int64(len(p))}
 	if err := checkBlocks(r, 0); err != nil {
@@ -127,6 +128,9 @@ func (n *Inode) WriteHome(p []byte, off int64) error {
 	}
 	if !m.covered(r, func(mapping) bool { return true }) {
 		return fmt.Errorf("write home %v: %w", r, ErrUnmapped)
+	}
+	if eof := max(0, n.Attr.Size-off); eof < int64(len(p)) {
+		clear(p[eof:])
 	}
 	var fresh []extent.Range
 	m.in(r, func(e mapping) bool {

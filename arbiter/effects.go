@@ -1,10 +1,9 @@
 package arbiter
 
 import (
-	"syscall"
-
 	"errors"
 	"fmt"
+	"syscall"
 
 	"holdfast/extent"
 	"holdfast/layout"

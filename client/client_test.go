@@ -156,27 +156,37 @@ func pollable(t *testing.T, f *os.File, ms int) bool {
 	return n > 0
 }
 
-// A lease that is not given back is cut at the deadline, and its holder is told.
+// A lease that is not given back is cut at the deadline; its holder is told, and then
+// that this was the end.
 func TestCut(t *testing.T) {
 	s := localtest.Start(t, localtest.Options{BreakTime: 50 * time.Millisecond})
 	f := open(t, s.FS.Create("f", make([]byte, 8192)), os.O_RDWR)
 	c, other := dial(t, s), dial(t, s)
-	l := lease(t, c, f, client.Range{End: 8192}, client.Options{Access: client.Write})
+	whole := client.Range{End: 8192}
+	l, read := lease(t, c, f, whole, client.Options{Access: client.Write}), lease(t, c, f, whole, client.Options{})
 	if err := other.Truncate(t.Context(), f, 0, client.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var kinds []client.EventKind
-	for ev := range l.Events() {
+	for ev := range l.Events() { // until it is closed
 		kinds = append(kinds, ev.Kind)
-		if ev.Kind == client.BreakRevoked {
-			break
-		}
 	}
-	if kinds[0] != client.BreakAsked {
+	if len(kinds) < 2 || kinds[0] != client.BreakAsked || kinds[len(kinds)-1] != client.BreakRevoked {
 		t.Errorf("events %v", kinds)
+	}
+	var last client.EventKind
+	ev, err := read.ReadEvent()
+	for ; err == nil; ev, err = read.ReadEvent() {
+		last = ev.Kind
+	}
+	if last != client.BreakRevoked || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after event %v: %v", last, err)
 	}
 	if err := l.Release(t.Context()); err != nil {
 		t.Errorf("release of a revoked lease: %v", err)
+	}
+	if err := read.Close(); err != nil {
+		t.Errorf("close of a revoked lease: %v", err)
 	}
 }
 

@@ -26,11 +26,12 @@ type handle struct {
 	writable bool
 	ticket   wire.Ticket // guarded by tickets.mu
 
-	mu    sync.Mutex
-	fd    int    // of the connection, -1 before it is attached
-	user  *user  // whose connection it is
-	watch *watch // nil before it is attached
-	ended bool
+	mu      sync.Mutex
+	fd      int    // of the connection, -1 before it is attached
+	user    *user  // whose connection it is
+	watch   *watch // nil before it is attached
+	ended   bool
+	revoked bool // the lease was, as a whole
 	// pending are breaks that the client has not had room for. When it is full,
 	// the newest entry stands for all that follow.
 	pending [maxPending]wire.Break
@@ -52,13 +53,33 @@ func (h *handle) Notify(ev arbiter.Event) {
 	if !ok {
 		return
 	}
+	revoked := b.Kind == wire.BreakRevoked && h.isGone(ev.Lease)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ended {
 		return
 	}
 	h.push(b)
+	h.revoked = h.revoked || revoked
 	h.flush()
+	h.settle()
+}
+
+// isGone reports whether nothing is left of the lease after a part of it was cut. It
+// takes the number from the event, which may come before Acquire returns.
+func (h *handle) isGone(id layout.LeaseID) bool {
+	_, err := h.srv.cfg.Arbiter.Lease(id)
+	return err != nil && gone(err)
+}
+
+// settle hangs up the handle of a lease that is gone, so that whoever waits on it
+// knows. Who has not read so much that the last break has no room is told by that
+// alone. Before it is attached there is nobody to tell: its ticket is good for what is
+// pending, or expires. h.mu is held.
+func (h *handle) settle() {
+	if h.revoked && h.fd >= 0 {
+		h.finish()
+	}
 }
 
 func toBreak(ev arbiter.Event) (wire.Break, bool) {
@@ -183,6 +204,7 @@ func (h *handle) attach(fd int, u *user, request uint32) error {
 	}
 	h.fd, h.user, h.watch = fd, u, w
 	h.flush()
+	h.settle()
 	return nil
 }
 
@@ -190,30 +212,44 @@ func (h *handle) attach(fd int, u *user, request uint32) error {
 // It returns at once.
 func (h *handle) end() {
 	h.mu.Lock()
+	h.finish()
+	h.mu.Unlock()
+	h.srv.tickets.revoke(h)
+}
+
+// finish is end, but for the ticket. h.mu is held.
+func (h *handle) finish() {
 	if h.ended {
-		h.mu.Unlock()
 		return
 	}
 	h.ended = true
+	// Before the hub forgets it: endAll either finds it there and waits for mu, or
+	// drain waits for the goroutine. The arbiter, which may call this, waits for neither.
+	h.srv.wg.Add(1)
 	if h.watch != nil {
 		h.watch.remove()
 	}
+	go func() {
+		defer h.srv.wg.Done()
+		h.release()
+	}()
+}
+
+// release closes what an ended handle has.
+func (h *handle) release() {
+	h.mu.Lock()
 	fd, u := h.fd, h.user
 	h.mu.Unlock()
-
-	h.srv.tickets.revoke(h)
-	h.srv.wg.Go(func() {
-		if fd >= 0 {
-			// Frees what the client sent, which can be descriptors of anything.
-			err := u.dispose([]int{fd})
-			h.srv.disconnect(u)
-			h.srv.countHandle(-1)
-			if err != nil {
-				h.srv.cfg.Log.Error("handle", "id", h.id, "err", err)
-			}
+	if fd >= 0 {
+		// Frees what the client sent, which can be descriptors of anything.
+		err := u.dispose([]int{fd})
+		h.srv.disconnect(u)
+		h.srv.countHandle(-1)
+		if err != nil {
+			h.srv.cfg.Log.Error("handle", "id", h.id, "err", err)
 		}
-		h.closeObject(h.srv.cleanup)
-	})
+	}
+	h.closeObject(h.srv.cleanup)
 }
 
 // closeObject tells the arbiter and the session that the object has no handle.

@@ -104,9 +104,10 @@ func closeParts(parts []part) error {
 	return errs
 }
 
-// receive waits for the next message. The body is good until the next call.
-func receive(in *packet.Receiver) (hdr wire.Header, body []byte, fds []int, err error) {
-	data, control, flags, err := in.Receive()
+// receive waits for the next message, after asking for it unless ask is nil; see
+// packet.Receiver.Ask. The body is good until the next call.
+func receive(in *packet.Receiver, ask func() (alone, asked bool)) (hdr wire.Header, body []byte, fds []int, err error) {
+	data, control, flags, err := in.Ask(ask)
 	switch {
 	case err != nil:
 		return hdr, nil, nil, err

@@ -52,16 +52,6 @@ type Session struct {
 
 type closer interface{ Close() error }
 
-// A call is a request that is not answered yet.
-type call struct {
-	op    wire.Op
-	parts []part
-	err   error
-	ready chan struct{}
-	// abandoned: its caller has stopped waiting; what it got is given back.
-	abandoned bool
-}
-
 // DialOptions say how to connect.
 type DialOptions struct {
 	// Shared lets descendants of this process, and processes that it admits, send
@@ -198,16 +188,18 @@ func (s *Session) receive() {
 	case <-s.done:
 		return
 	}
-	for s.readOne() {
+	for s.readOne(nil) {
 	}
 	<-s.reading
 }
 
-// readOne reads a message and hands it to whom it is for. It returns false at the end
-// of the connection. The caller has the right to read.
-func (s *Session) readOne() bool {
-	hdr, body, fds, err := receive(s.in)
+// readOne reads a message, after asking for it unless ask is nil, and hands it to whom it
+// is for. It returns false at the end of the connection. The caller has the right to read.
+func (s *Session) readOne(ask func() (alone, asked bool)) bool {
+	hdr, body, fds, err := receive(s.in, ask)
 	switch {
+	case errors.Is(err, packet.ErrUnasked):
+		return true
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		// A caller has stopped waiting; see wait.
 		err = s.file.SetReadDeadline(time.Time{})
@@ -283,174 +275,4 @@ func (s *Session) fail(err error) {
 		c.ready <- struct{}{}
 	}
 	close(s.done)
-}
-
-// begin sends a request.
-func (s *Session) begin(op wire.Op, body wire.Body, fds []int) (uint32, *call, error) {
-	c := &call{op: op, ready: make(chan struct{}, 1)}
-	s.mu.Lock()
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return 0, nil, s.err
-	}
-	s.next++
-	if s.next == 0 {
-		s.next++
-	}
-	id := s.next
-	s.calls[id] = c
-	s.mu.Unlock()
-
-	s.wmu.Lock()
-	s.out = wire.Append(s.out[:0], wire.Header{Op: op, Request: id}, body)
-	var control []byte
-	if len(fds) > 0 {
-		control = unix.UnixRights(fds...)
-	}
-	err := s.send.Send(s.out, control)
-	s.wmu.Unlock()
-	if err != nil {
-		err = hangup(err)
-		s.mu.Lock()
-		delete(s.calls, id)
-		s.mu.Unlock()
-		return 0, nil, fmt.Errorf("%v: %w", op, err)
-	}
-	return id, c, nil
-}
-
-// call sends a request and waits for the whole answer.
-func (s *Session) call(ctx context.Context, op wire.Op, body wire.Body, fds ...int) ([]part, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	id, c, err := s.begin(op, body, fds)
-	if err != nil {
-		return nil, err
-	}
-	return s.wait(ctx, id, c)
-}
-
-// wait waits for the whole answer to a call.
-func (s *Session) wait(ctx context.Context, id uint32, c *call) ([]part, error) {
-	select {
-	case <-c.ready:
-	case s.reading <- struct{}{}:
-		answered := s.read(ctx, c)
-		<-s.reading
-		if !answered && s.abandon(id, c) {
-			return nil, fmt.Errorf("%v: %w", c.op, ctx.Err())
-		}
-		if !answered {
-			<-c.ready
-		}
-	case <-ctx.Done():
-		if s.abandon(id, c) {
-			return nil, fmt.Errorf("%v: %w", c.op, ctx.Err())
-		}
-		<-c.ready // it was answered at the same time
-	}
-	if c.err != nil {
-		return nil, errors.Join(c.err, closeParts(c.parts))
-	}
-	return c.parts, nil
-}
-
-// read reads for everyone until c is answered or ctx is done.
-func (s *Session) read(ctx context.Context, c *call) (answered bool) {
-	if ctx.Done() != nil {
-		// It can fire late and hit the next reader, who then clears the deadline.
-		defer context.AfterFunc(ctx, func() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) })()
-	}
-	for {
-		select {
-		case <-c.ready:
-			return true
-		default:
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		if !s.readOne() {
-			<-c.ready // the end of the connection answers all calls
-			return true
-		}
-	}
-}
-
-// abandon stops waiting for a call. The server is told so, and what it grants
-// nevertheless is given back when its answer comes.
-func (s *Session) abandon(id uint32, c *call) bool {
-	s.mu.Lock()
-	if s.calls[id] != c {
-		s.mu.Unlock()
-		return false
-	}
-	c.abandoned = true
-	s.mu.Unlock()
-	// Someone must see the answer that comes too late.
-	s.background()
-	if _, cancel, err := s.begin(wire.OpCancel, &wire.Cancel{Request: id}, nil); err == nil {
-		s.mu.Lock()
-		cancel.abandoned = true
-		s.mu.Unlock()
-	}
-	return true
-}
-
-// undo gives back what an abandoned call got.
-func (s *Session) undo(c *call) {
-	if c.op == wire.OpAcquire && c.err == nil && len(c.parts) == 1 {
-		var got wire.LeaseReply
-		if got.Decode(c.parts[0].body) == nil {
-			// If it fails, its ticket expires and the server ends the lease.
-			_, _, _ = s.begin(wire.OpReturn, &wire.Return{Lease: got.Lease, Range: all}, nil)
-		}
-	}
-	_ = closeParts(c.parts)
-}
-
-var all = Range{Off: 0, End: Inf}
-
-// ask is call for an answer of one part.
-func (s *Session) ask(ctx context.Context, op wire.Op, body, reply wire.Body, fds ...int) error {
-	parts, err := s.call(ctx, op, body, fds...)
-	if err != nil {
-		return err
-	}
-	if len(parts) != 1 || len(parts[0].fds) != 0 {
-		return errors.Join(fmt.Errorf("%v: answer of %d parts: %w", op, len(parts), syscall.EPROTO), closeParts(parts))
-	}
-	return reply.Decode(parts[0].body)
-}
-
-// askAbout is ask with the descriptor of a file.
-func (s *Session) askAbout(ctx context.Context, f *os.File, op wire.Op, body, reply wire.Body) error {
-	parts, err := s.callAbout(ctx, f, op, body)
-	if err != nil {
-		return err
-	}
-	if len(parts) != 1 || len(parts[0].fds) != 0 {
-		return errors.Join(fmt.Errorf("%v: answer of %d parts: %w", op, len(parts), syscall.EPROTO), closeParts(parts))
-	}
-	return reply.Decode(parts[0].body)
-}
-
-// callAbout is call with the descriptor of a file.
-func (s *Session) callAbout(ctx context.Context, f *os.File, op wire.Op, body wire.Body) ([]part, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("%v: %w", op, err)
-	}
-	var id uint32
-	var c *call
-	// The descriptor has to be open until the message is sent; then the kernel has it.
-	ctl := conn.Control(func(fd uintptr) { id, c, err = s.begin(op, body, []int{int(fd)}) })
-	if err := errors.Join(ctl, err); err != nil {
-		return nil, fmt.Errorf("%v: %w", op, err)
-	}
-	return s.wait(ctx, id, c)
 }

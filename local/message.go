@@ -19,6 +19,9 @@ type message struct {
 	cred    unix.Ucred
 	hasCred bool
 	pidfd   int // -1: none
+	sock    int // on which it came
+	// quiet: after it had come there was nothing more to receive.
+	quiet bool
 	// broken is what the kernel says is wrong with the message: cut in its data or
 	// in its descriptors.
 	broken error
@@ -41,11 +44,30 @@ func newReceiver(conn syscall.RawConn) *receiver {
 // receive waits for the next message into m, io.EOF at the end of the connection.
 // m.data and m.fds are good until the next call.
 func (r *receiver) receive(m *message) error {
-	*m = message{pidfd: -1}
 	data, control, flags, err := r.in.Receive()
 	if err != nil {
 		return err
 	}
+	return r.parse(m, data, control, flags)
+}
+
+// serve calls each for every message, until it or the connection returns an error,
+// which is io.EOF at its end. The message is good until each returns.
+func (r *receiver) serve(each func(m *message) error) error {
+	var m message
+	return r.in.Serve(func(fd uintptr, data, control []byte, flags int) (quiet bool, err error) {
+		if err := r.parse(&m, data, control, flags); err != nil {
+			return false, err
+		}
+		m.sock = int(fd)
+		err = each(&m)
+		return m.quiet, err
+	})
+}
+
+// parse makes m of what was received, io.EOF of the end of the connection.
+func (r *receiver) parse(m *message, data, control []byte, flags int) error {
+	*m = message{pidfd: -1, sock: -1}
 	// With SO_PASSCRED a message always brings credentials, also an empty one. Only
 	// the end of the connection brings nothing.
 	if len(data)+len(control) == 0 {

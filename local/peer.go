@@ -55,6 +55,18 @@ func alive(pidfd int) bool {
 	}
 }
 
+// look is alive, and says in the same system call whether the socket has nothing to
+// receive, not even its end.
+func look(pidfd, sock int) (lives, quiet bool) {
+	p := [2]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(sock), Events: unix.POLLIN | unix.POLLRDHUP}}
+	for {
+		_, err := unix.Poll(p[:], 0)
+		if !errors.Is(err, syscall.EINTR) {
+			return err == nil && p[0].Revents == 0, err == nil && p[1].Revents == 0
+		}
+	}
+}
+
 // pidOf returns the number of a pidfd's process, as this process sees it.
 func pidOf(pidfd int) (int32, error) {
 	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd))
@@ -124,8 +136,12 @@ func (s *session) speaker(m *message) (caller, error) {
 	if !m.hasCred {
 		return caller{}, fmt.Errorf("message without credentials: %w", syscall.EPERM)
 	}
-	// The peer has had its number since it connected, and has it now.
-	if m.cred.Pid != s.peer.pid || !alive(s.peer.pidfd) {
+	own := m.cred.Pid == s.peer.pid
+	if own {
+		// The peer has had its number since it connected, and has it now.
+		own, m.quiet = look(s.peer.pidfd, m.sock)
+	}
+	if !own {
 		if err := s.foreign(m); err != nil {
 			return caller{}, err
 		}

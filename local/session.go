@@ -186,32 +186,40 @@ func (s *session) share() error {
 	return errors.Join(err, ctl)
 }
 
+// loop answers messages until the connection ends, which alone is no error.
 func (s *session) loop(recv *receiver) error {
 	ops := operations()
-	var m message
-	for s.ctx.Err() == nil {
-		if err := recv.receive(&m); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || s.ctx.Err() != nil {
-				return nil
-			}
+	var lost error
+	err := recv.serve(func(m *message) error {
+		if err := s.ctx.Err(); err != nil {
 			return err
 		}
-		r := &request{session: s, ctx: s.ctx, fds: m.fds}
-		handle, err := s.prepare(r, &m, ops)
-		if m.pidfd >= 0 {
-			err = errors.Join(err, unix.Close(m.pidfd))
-		}
-		switch {
-		case err != nil:
-			err = r.fail(err)
-		case handle.waits:
-			err = s.spawn(r, handle)
-		default:
-			err = r.run(handle)
-		}
-		if err != nil {
-			return fmt.Errorf("answer to %v: %w", r.hdr.Op, err)
-		}
+		lost = s.take(m, ops)
+		return lost
+	})
+	if lost != nil || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || s.ctx.Err() != nil {
+		return lost
+	}
+	return err
+}
+
+// take answers a message, or has it answered. An error is one of the connection.
+func (s *session) take(m *message, ops map[wire.Op]operation) error {
+	r := &request{session: s, ctx: s.ctx, fds: m.fds}
+	handle, err := s.prepare(r, m, ops)
+	if m.pidfd >= 0 {
+		err = errors.Join(err, unix.Close(m.pidfd))
+	}
+	switch {
+	case err != nil:
+		err = r.fail(err)
+	case handle.waits:
+		err = s.spawn(r, handle)
+	default:
+		err = r.run(handle)
+	}
+	if err != nil {
+		return fmt.Errorf("answer to %v: %w", r.hdr.Op, err)
 	}
 	return nil
 }

@@ -49,17 +49,37 @@ type Receiver struct {
 	n             int
 	err           error
 	read          func(fd uintptr) bool
+	ask           func() (alone, asked bool) // nil but for the begin of Ask
 }
 
 // NewReceiver returns a Receiver with buffers of the given sizes.
 func NewReceiver(conn syscall.RawConn, data, control int) *Receiver {
 	r := &Receiver{conn: conn, data: make([]byte, data), control: make([]byte, control)}
 	r.read = func(fd uintptr) bool {
-		point(&r.hdr, &r.iov, r.data, r.control)
-		r.n, r.err = call(unix.SYS_RECVMSG, fd, &r.hdr, unix.MSG_CMSG_CLOEXEC)
-		return !errors.Is(r.err, syscall.EAGAIN)
+		if r.ask == nil {
+			return r.try(fd)
+		}
+		alone, asked := r.ask()
+		r.ask = nil
+		if !asked {
+			r.err = ErrUnasked
+			return true
+		}
+		return !alone && r.try(fd)
 	}
 	return r
+}
+
+// try does one recvmsg. It returns false if there was nothing to receive.
+func (r *Receiver) try(fd uintptr) bool {
+	point(&r.hdr, &r.iov, r.data, r.control)
+	r.n, r.err = call(unix.SYS_RECVMSG, fd, &r.hdr, unix.MSG_CMSG_CLOEXEC)
+	return r.err != syscall.EAGAIN
+}
+
+// message is what the last recvmsg brought.
+func (r *Receiver) message() (data, control []byte, flags int) {
+	return r.data[:min(r.n, len(r.data))], r.control[:r.hdr.Controllen], int(r.hdr.Flags)
 }
 
 // Receive waits for a message. Data and control are good until the next call; both
@@ -72,7 +92,55 @@ func (r *Receiver) Receive() (data, control []byte, flags int, err error) {
 	if r.err != nil {
 		return nil, nil, 0, r.err
 	}
-	return r.data[:min(r.n, len(r.data))], r.control[:r.hdr.Controllen], int(r.hdr.Flags), nil
+	data, control, flags = r.message()
+	return data, control, flags, nil
+}
+
+// ErrUnasked is what Ask returns if nothing was asked, so that it has not waited.
+var ErrUnasked = errors.New("nothing was asked")
+
+// Ask calls ask, which sends what a message will answer, and waits for that as Receive
+// does. ask returns alone if no other message can have come before. That saves the
+// receive that finds nothing: the poller forgets what it has seen when Ask begins, and
+// not again, so what comes after ask was called wakes it. Whoever says alone and is
+// wrong waits beside a message that is there.
+//
+// If ask returns that it has not asked, the error is ErrUnasked. With another error ask
+// may not have been called.
+func (r *Receiver) Ask(ask func() (alone, asked bool)) (data, control []byte, flags int, err error) {
+	r.ask = ask
+	defer func() { r.ask = nil }()
+	return r.Receive()
+}
+
+// Serve calls each for every message, until it or the connection returns an error. Data
+// and control are good until each returns; both empty mean the end of the connection.
+//
+// each returns quiet if after its message had come it saw nothing on fd to receive, not
+// even the end. That saves the receive that finds nothing: the poller forgets what it
+// has seen when Serve begins, and not again, so what comes after that look wakes Serve.
+func (r *Receiver) Serve(each func(fd uintptr, data, control []byte, flags int) (quiet bool, err error)) error {
+	var failed error
+	err := r.conn.Read(func(fd uintptr) bool {
+		for r.try(fd) {
+			if failed = r.err; failed != nil {
+				return true
+			}
+			data, control, flags := r.message()
+			var quiet bool
+			if quiet, failed = each(fd, data, control, flags); failed != nil {
+				return true
+			}
+			if quiet {
+				return false
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return err
+	}
+	return failed
 }
 
 // A Sender sends messages.
@@ -98,17 +166,24 @@ func NewSender(conn syscall.RawConn, deadline func(time.Time) error, timeout tim
 	return s
 }
 
-// Send sends a message whole, or not at all.
-func (s *Sender) Send(data, control []byte) error {
+// Try sends a message whole, or not at all: EAGAIN if there is no room for it.
+func (s *Sender) Try(data, control []byte) error {
 	point(&s.hdr, &s.iov, data, control)
 	defer point(&s.hdr, &s.iov, nil, nil)
 	s.wait = false
 	if err := s.conn.Write(s.write); err != nil {
 		return err
 	}
-	if !errors.Is(s.err, syscall.EAGAIN) {
-		return s.err
+	return s.err
+}
+
+// Send sends a message whole, or not at all. It waits for room.
+func (s *Sender) Send(data, control []byte) error {
+	if err := s.Try(data, control); !errors.Is(err, syscall.EAGAIN) {
+		return err
 	}
+	point(&s.hdr, &s.iov, data, control)
+	defer point(&s.hdr, &s.iov, nil, nil)
 	// Only now: setting a deadline costs more than most messages.
 	s.wait = true
 	if s.timeout > 0 {

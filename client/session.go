@@ -32,8 +32,8 @@ type Session struct {
 
 	// reading is the right to read from the connection: who has put something in has
 	// it. A caller that waits reads for itself and for the others who wait, which
-	// saves a change of goroutine for each call. A goroutine of its own reads only
-	// once someone wants to know what comes unasked.
+	// saves a change of goroutine for each call; see converse for what else it saves. A
+	// goroutine of its own reads only once someone wants to know what comes unasked.
 	reading chan struct{}
 	in      *packet.Receiver // used with reading
 	attend  sync.Once        // starts that goroutine

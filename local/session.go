@@ -191,11 +191,10 @@ func (s *session) loop(recv *receiver) error {
 	ops := operations()
 	var lost error
 	err := recv.serve(func(m *message) error {
-		if err := s.ctx.Err(); err != nil {
-			return err
+		if lost = s.take(m, ops); lost != nil { // always: it owns the message's descriptors
+			return lost
 		}
-		lost = s.take(m, ops)
-		return lost
+		return s.ctx.Err()
 	})
 	if lost != nil || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || s.ctx.Err() != nil {
 		return lost
@@ -289,11 +288,12 @@ func (r *request) run(op operation) error {
 // answered is called before the answer goes out: the number is free for the
 // client's next request as soon as the client knows.
 func (r *request) answered() {
+	if r.ctx == r.session.ctx {
+		return // it did not wait
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ctx != r.session.ctx {
-		delete(r.waiting, r.hdr.Request)
-	}
+	delete(r.waiting, r.hdr.Request)
 }
 
 // closeFDs closes the descriptors that came with the request.

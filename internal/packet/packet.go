@@ -74,7 +74,7 @@ func NewReceiver(conn syscall.RawConn, data, control int) *Receiver {
 func (r *Receiver) try(fd uintptr) bool {
 	point(&r.hdr, &r.iov, r.data, r.control)
 	r.n, r.err = call(unix.SYS_RECVMSG, fd, &r.hdr, unix.MSG_CMSG_CLOEXEC)
-	return r.err != syscall.EAGAIN
+	return !errors.Is(r.err, syscall.EAGAIN)
 }
 
 // message is what the last recvmsg brought.

@@ -30,6 +30,21 @@ func call(trap, fd uintptr, hdr *unix.Msghdr, flags int) (int, error) {
 	}
 }
 
+// sendPlain is sendmsg of a message without control data, which costs the kernel less.
+func sendPlain(fd uintptr, iov *unix.Iovec) error {
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(iov.Base)), uintptr(iov.Len),
+			unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return nil
+		case syscall.EINTR:
+		default:
+			return errno
+		}
+	}
+}
+
 // point makes the header refer to data and control.
 func point(hdr *unix.Msghdr, iov *unix.Iovec, data, control []byte) {
 	iov.Base = unsafe.SliceData(data)
@@ -160,7 +175,11 @@ type Sender struct {
 func NewSender(conn syscall.RawConn, deadline func(time.Time) error, timeout time.Duration) *Sender {
 	s := &Sender{conn: conn, deadline: deadline, timeout: timeout}
 	s.write = func(fd uintptr) bool {
-		_, s.err = call(unix.SYS_SENDMSG, fd, &s.hdr, unix.MSG_NOSIGNAL)
+		if s.hdr.Controllen == 0 {
+			s.err = sendPlain(fd, &s.iov)
+		} else {
+			_, s.err = call(unix.SYS_SENDMSG, fd, &s.hdr, unix.MSG_NOSIGNAL)
+		}
 		return !s.wait || !errors.Is(s.err, syscall.EAGAIN)
 	}
 	return s

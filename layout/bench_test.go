@@ -91,36 +91,64 @@ func BenchmarkBreakBeside(b *testing.B) {
 	}
 }
 
-// BenchmarkKernel is what the kernel's own leases and locks cost, to compare with.
+// BenchmarkKernel is what the kernel's own leases and locks cost, beside as many of their kind on the same file, to compare
+// with. It goes through all of them for each; a million could not even be set up, for that is quadratic.
 func BenchmarkKernel(b *testing.B) {
+	for _, n := range []int{1, 1000, 10000} {
+		b.Run(fmt.Sprintf("SETLEASE/leases=%d", n), func(b *testing.B) { kernelLeases(b, n) })
+		b.Run(fmt.Sprintf("OFD_SETLK/locks=%d", n), func(b *testing.B) { kernelLocks(b, n) })
+	}
+}
+
+// kernelLeases measures the pair on the last of n descriptions of one file, of which all others hold a read lease.
+func kernelLeases(b *testing.B, n int) {
+	path := filepath.Join(b.TempDir(), "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	set := func(fd uintptr, to int) {
+		if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, to); err != nil {
+			b.Skip("F_SETLEASE:", err)
+		}
+	}
+	var fd uintptr
+	for i := range n {
+		f, err := os.Open(path)
+		if err != nil {
+			b.Skip(err)
+		}
+		defer f.Close()
+		if fd = f.Fd(); i < n-1 {
+			set(fd, unix.F_RDLCK)
+		}
+	}
+	for b.Loop() {
+		set(fd, unix.F_RDLCK)
+		set(fd, unix.F_UNLCK)
+	}
+}
+
+// kernelLocks measures the pair behind n-1 locks of one description, on ranges that do not touch.
+func kernelLocks(b *testing.B, n int) {
 	f, err := os.Create(filepath.Join(b.TempDir(), "file"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer f.Close()
 	fd := f.Fd()
-	b.Run("SETLEASE", func(b *testing.B) {
-		for b.Loop() {
-			if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_WRLCK); err != nil {
-				b.Skip("F_SETLEASE:", err)
-			}
-			if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK); err != nil {
-				b.Fatal(err)
-			}
+	set := func(i int, to int16) {
+		lk := unix.Flock_t{Type: to, Start: int64(i) * 2 * extent.BlockSize, Len: extent.BlockSize}
+		if err := unix.FcntlFlock(fd, unix.F_OFD_SETLK, &lk); err != nil {
+			b.Skip("F_OFD_SETLK:", err)
 		}
-	})
-	b.Run("OFD_SETLK", func(b *testing.B) {
-		for b.Loop() {
-			lk := unix.Flock_t{Type: unix.F_WRLCK, Len: 4096}
-			if err := unix.FcntlFlock(fd, unix.F_OFD_SETLK, &lk); err != nil {
-				b.Skip("F_OFD_SETLK:", err)
-			}
-			lk.Type = unix.F_UNLCK
-			if err := unix.FcntlFlock(fd, unix.F_OFD_SETLK, &lk); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+	}
+	for i := range n - 1 {
+		set(i, unix.F_WRLCK)
+	}
+	for b.Loop() {
+		set(n-1, unix.F_WRLCK)
+		set(n-1, unix.F_UNLCK)
+	}
 }
 
 // BenchmarkLeaseBytes reports what a lease costs in memory.

@@ -37,20 +37,11 @@ func (m *Machine) begin(q *request) {
 		})
 		return true
 	})
-	for _, l := range ls {
-		if l.brkFor(q) == nil {
+	for _, l := range ls { // once for each of its pieces
+		if b := l.brks(); b == nil || b.request != q {
 			m.ask(q, l)
 		}
 	}
-}
-
-func (l *lease) brkFor(q *request) *brk {
-	for b := l.brks(); b != nil; b = b.nextOfLease {
-		if b.request == q {
-			return b
-		}
-	}
-	return nil
 }
 
 // ask breaks l for q. Who cannot answer is not asked: the lease is cut at once.
@@ -65,6 +56,9 @@ func (m *Machine) ask(q *request, l *lease) {
 		q.brks.prevOfRequest = b
 	}
 	s.brks, q.brks = b, b
+	if q.open == 0 {
+		l.file.breaking++
+	}
 	q.open++
 	if !m.alive(l, q) {
 		return // given back or cut already: only the storage is waited for
@@ -89,9 +83,7 @@ func (m *Machine) ask(q *request, l *lease) {
 func (m *Machine) alive(l *lease, q *request) bool {
 	found := false
 	m.each(q, func(r extent.Range) bool {
-		for _, p := range l.pieces() {
-			found = found || p.state == live && p.Overlaps(r)
-		}
+		found = l.liveIn(r)
 		return !found
 	})
 	return found
@@ -131,6 +123,9 @@ func (m *Machine) dropBrk(b *brk) {
 		b.nextOfRequest.prevOfRequest = b.prevOfRequest
 	}
 	b.request.open--
+	if b.request.open == 0 {
+		b.lease.file.breaking--
+	}
 }
 
 // answer ends the breaks of l whose requests it is not in the way of any more. Where only the storage has still to detach
@@ -141,7 +136,7 @@ func (m *Machine) answer(l *lease) {
 		switch {
 		case !m.inWay(l, b.request):
 			m.dropBrk(b)
-		case !m.alive(l, b.request):
+		case b.idx >= 0 && !m.alive(l, b.request):
 			m.timers.stop(&b.timer)
 		}
 		b = next

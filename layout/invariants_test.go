@@ -117,6 +117,7 @@ func checkFile(m *Machine, f *file) error {
 			}
 		}
 	}
+	broken := 0
 	for q := f.head; q != nil; q = q.next {
 		n := 0
 		for b := q.brks; b != nil; b = b.nextOfRequest {
@@ -128,6 +129,9 @@ func checkFile(m *Machine, f *file) error {
 			if b.idx < 0 && m.alive(b.lease, q) {
 				return fmt.Errorf("request %d waits for lease %d without a deadline", q.id, b.lease.id)
 			}
+		}
+		if n > 0 {
+			broken++
 		}
 		if n != q.open || q.state == breaking && n == 0 || q.state == waiting && n != 0 {
 			return fmt.Errorf("request %d in state %d has %d breaks, counts %d", q.id, q.state, n, q.open)
@@ -141,6 +145,9 @@ func checkFile(m *Machine, f *file) error {
 				return fmt.Errorf("request %d waits, but is judged %+v", q.id, v)
 			}
 		}
+	}
+	if broken != f.breaking || broken > m.cfg.MaxBreaks {
+		return fmt.Errorf("%d requests break leases, counted %d, at most %d may", broken, f.breaking, m.cfg.MaxBreaks)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ const (
 	clearWay  verdictKind = iota // nothing
 	refused                      // what makes it fail
 	held                         // holds, and it asked to wait for them
-	afterThat                    // an earlier request
+	afterThat                    // an earlier request, or too many that break leases
 	conflict                     // leases that can be broken
 )
 
@@ -31,16 +31,26 @@ const (
 	reasonExclusive   = "an exclusive lease is in the way"
 	reasonBehind      = "an earlier request on the range goes first"
 	reasonBreaking    = "leases in the way are being broken"
+	reasonCrowd       = "too many breaks of the file are under way"
 	reasonHeld        = "the range is held"
 	reasonDetach      = "the range could not be detached; it is tried again"
 )
 
-// judge says what stands in the way of q now. It alters nothing.
+// judge says what stands in the way of q, which breaks nothing yet. It alters nothing.
 func (m *Machine) judge(q *request) verdict {
 	f := q.file
 	if f.head == nil && f.leases.n == 0 {
 		return verdict{kind: clearWay}
 	}
+	v := m.judgeLeases(q)
+	if v.kind == conflict && f.breaking >= m.cfg.MaxBreaks {
+		return verdict{afterThat, 0, reasonCrowd}
+	}
+	return v
+}
+
+func (m *Machine) judgeLeases(q *request) verdict {
+	f := q.file
 	if q.kind != changing {
 		return m.judgeGrant(q)
 	}

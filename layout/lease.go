@@ -82,18 +82,35 @@ func (l *lease) brks() *brk {
 	return l.slow.brks
 }
 
+// from returns the pieces that end after off.
+func (l *lease) from(off int64) []piece {
+	ps := l.pieces()
+	return ps[sort.Search(len(ps), func(i int) bool { return ps[i].End > off }):]
+}
+
 // overlaps reports whether a piece of the lease, in whatever state, overlaps r.
 func (l *lease) overlaps(r extent.Range) bool {
-	ps := l.pieces()
-	i := sort.Search(len(ps), func(i int) bool { return ps[i].End > r.Off })
-	return i < len(ps) && ps[i].Off < r.End
+	ps := l.from(r.Off)
+	return len(ps) > 0 && ps[0].Off < r.End
+}
+
+// liveIn reports whether the holder has any of r.
+func (l *lease) liveIn(r extent.Range) bool {
+	for _, p := range l.from(r.Off) {
+		if p.Off >= r.End {
+			break
+		}
+		if p.state == live {
+			return true
+		}
+	}
+	return false
 }
 
 // covers reports whether the holder has all of r.
 func (l *lease) covers(r extent.Range) bool {
-	ps := l.pieces()
-	i := sort.Search(len(ps), func(i int) bool { return ps[i].End > r.Off })
-	return i < len(ps) && ps[i].state == live && ps[i].Contains(r)
+	ps := l.from(r.Off)
+	return len(ps) > 0 && ps[0].state == live && ps[0].Contains(r)
 }
 
 // hull is the least range that holds all pieces.

@@ -13,6 +13,7 @@ const (
 	defaultBreakTime = 45 * time.Second
 	minBackoff       = time.Second
 	maxBackoff       = 30 * time.Second
+	defaultMaxBreaks = 64
 	maxPooled        = 256 // of each kind that is kept for reuse
 )
 
@@ -25,6 +26,10 @@ type Config struct {
 	BreakTime time.Duration
 	// MaxBreakTime bounds what visible progress may stretch it to; 0 means twice BreakTime.
 	MaxBreakTime time.Duration
+	// MaxBreaks is how many requests on one file may be breaking leases at a time; 0 means 64. What would need a further break
+	// waits until one is over: a break goes on when nobody waits for it any more, so who gives up again and again would pile
+	// them up.
+	MaxBreaks int
 	// Waits is shared by all machines of an arbiter; nil gives the machine its own.
 	Waits *Waits
 }
@@ -56,6 +61,7 @@ type file struct {
 	leases     tree[lease] // their pieces
 	pins       tree[pin]
 	head, tail *request // in the order in which they came
+	breaking   int      // requests with breaks that are not answered
 }
 
 // session is the unit of identity. slot is its short name within the machine.
@@ -84,6 +90,9 @@ func New(cfg Config) *Machine {
 	}
 	if cfg.MaxBreakTime <= 0 {
 		cfg.MaxBreakTime = 2 * cfg.BreakTime
+	}
+	if cfg.MaxBreaks <= 0 {
+		cfg.MaxBreaks = defaultMaxBreaks
 	}
 	if cfg.Waits == nil {
 		cfg.Waits = NewWaits()

@@ -16,6 +16,7 @@ type model struct {
 	requests []*mRequest
 	dead     map[SessionID]bool
 	now      Instant
+	breaks   int       // requests on a file that may be breaking at a time
 	told     []mAnswer // what the step told whom
 	known    []uint64  // requests that were queued before the step
 }
@@ -202,7 +203,7 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 			return refused, syscall.EAGAIN
 		case held || otherPins:
 			return refused, syscall.EBUSY
-		case md.behind(q):
+		case md.behind(q), conflicting && md.crowded(q):
 			return afterThat, 0
 		case conflicting:
 			return conflict, 0
@@ -228,12 +229,22 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 		return held_, 0
 	case held || otherPins:
 		return refused, syscall.ETXTBSY
-	case md.behind(q):
+	case md.behind(q), conflicting && md.crowded(q):
 		return afterThat, 0
 	case conflicting:
 		return conflict, 0
 	}
 	return clearWay, 0
+}
+
+func (md *model) crowded(q *mRequest) bool {
+	n := 0
+	for _, p := range md.requests {
+		if p.file == q.file && len(p.asked) > 0 {
+			n++
+		}
+	}
+	return n >= md.breaks
 }
 
 func (md *model) broken(l *mLease) bool {
@@ -242,19 +253,20 @@ func (md *model) broken(l *mLease) bool {
 
 // serve looks at all requests in order until none moves.
 func (md *model) serve() {
-	for _, q := range slices.Clone(md.requests) {
-		if q.state == applying {
-			continue
-		}
+	for _, q := range md.requests {
 		for l := range q.asked {
 			if !q.inWay(l, anyState) {
 				delete(q.asked, l)
 			}
 		}
-		if len(q.asked) > 0 && (q.kind != modifying || q.lease.alive()) {
+	}
+	for _, q := range slices.Clone(md.requests) {
+		if q.state == applying || len(q.asked) > 0 {
 			continue // a break goes on until all have answered
 		}
-		if kind, errno := md.judge(q); !md.act(q, kind, errno) {
+		if q.abandoned {
+			md.requests = slices.DeleteFunc(md.requests, func(p *mRequest) bool { return p == q })
+		} else if kind, errno := md.judge(q); !md.act(q, kind, errno) {
 			md.requests = slices.DeleteFunc(md.requests, func(p *mRequest) bool { return p == q })
 		}
 	}
@@ -269,9 +281,6 @@ func (md *model) act(q *mRequest, kind verdictKind, errno syscall.Errno) bool {
 		return false
 	case clearWay:
 		q.holders = nil
-		if q.abandoned {
-			return false
-		}
 		md.tell(q, Granted, 0)
 		switch q.kind {
 		case acquiring:
@@ -311,9 +320,6 @@ func (md *model) act(q *mRequest, kind verdictKind, errno syscall.Errno) bool {
 const modelBreakTime = 10 * time.Second
 
 func (md *model) tell(q *mRequest, kind EffectKind, errno syscall.Errno) {
-	if q.abandoned {
-		return
-	}
 	a := mAnswer{kind, 0, errno}
 	if q.queued {
 		a.id = q.id

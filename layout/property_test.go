@@ -20,9 +20,10 @@ func TestMachineAgainstModel(t *testing.T) {
 }
 
 func checkPair(t *rapid.T) {
+	breaks := rapid.SampledFrom([]int{1, 2, 64}).Draw(t, "breaks at a time")
 	p := &pair{
-		t: t, m: New(Config{BreakTime: modelBreakTime, MaxBreakTime: modelBreakTime}),
-		md: &model{dead: map[SessionID]bool{}},
+		t: t, m: New(Config{BreakTime: modelBreakTime, MaxBreakTime: modelBreakTime, MaxBreaks: breaks}),
+		md: &model{dead: map[SessionID]bool{}, breaks: breaks},
 	}
 	for s := SessionID(1); s <= 3; s++ {
 		p.m.Step(0, &Input{Op: OpOpenSession, Session: s})

@@ -160,7 +160,7 @@ func (m *Machine) collect(f *file, r extent.Range, session SessionID, add func(B
 			if held != (q.class == unbreakable) {
 				return true
 			}
-			more = add(it.val.blocker(it.Range(), it.val.reason(held)))
+			more = add(it.val.blocker(it.Range(), it.val.reason(it.Range(), held)))
 			return more
 		})
 	}
@@ -172,19 +172,34 @@ func (m *Machine) collect(f *file, r extent.Range, session SessionID, add func(B
 }
 
 func (l *lease) blocker(r extent.Range, reason string) Blocker {
-	i := l.info()
 	return Blocker{
 		Lease: l.id, Session: l.session.id, Range: r, Access: l.access, Mode: l.mode, Unbreakable: l.unbreakable,
-		State: i.State, Reason: reason,
+		State: l.stateIn(r), Reason: reason,
 	}
 }
 
-// reason says how a lease is in the way.
-func (l *lease) reason(held bool) string {
+// stateIn says how far a piece of the lease, or a part of one, is.
+func (l *lease) stateIn(r extent.Range) LeaseState {
+	switch l.from(r.Off)[0].state {
+	case unmapping:
+		return StateReturning
+	case cutting, failed:
+		return StateCutting
+	}
+	for b := l.brks(); b != nil; b = b.nextOfLease {
+		if b.request.r.Overlaps(r) {
+			return StateBreaking
+		}
+	}
+	return StateGranted
+}
+
+// reason says how a piece of a lease is in the way.
+func (l *lease) reason(r extent.Range, held bool) string {
 	if held {
 		return "an unbreakable lease"
 	}
-	switch l.info().State {
+	switch l.stateIn(r) {
 	case StateReturning:
 		return "a lease whose range is being detached"
 	case StateCutting:

@@ -242,8 +242,12 @@ func (m *Machine) advance(f *file) {
 	}
 }
 
-// again judges a listed request anew.
+// again judges a listed request anew. If nobody waits for it, it was for its breaks only, and these are over.
 func (m *Machine) again(q *request) {
+	if q.abandoned {
+		m.unlink(q)
+		return
+	}
 	switch v := m.judge(q); v.kind {
 	case refused:
 		m.refuse(q, v.errno, v.reason)
@@ -263,8 +267,6 @@ func (m *Machine) complete(q *request) {
 	}
 	m.dequeue(q)
 	switch {
-	case q.abandoned:
-		m.unlink(q)
 	case q.kind == acquiring:
 		m.grant(q)
 		m.unlink(q)
@@ -280,9 +282,7 @@ func (m *Machine) complete(q *request) {
 
 // refuse ends a listed request.
 func (m *Machine) refuse(q *request, errno syscall.Errno, reason string) {
-	if !q.abandoned {
-		m.tellRefused(q, errno, reason)
-	}
+	m.tellRefused(q, errno, reason)
 	m.unlink(q)
 }
 

@@ -96,8 +96,12 @@ func (a *Arbiter) lineage(pid int32, timeout <-chan time.Time) (process, parent 
 	case r := <-ch:
 		return r.process, r.parent, r.err == nil
 	case <-timeout:
-		return 0, 0, false
 	case <-a.ctx.Done():
+	}
+	select {
+	case r := <-ch: // the machine was busy elsewhere, not /proc
+		return r.process, r.parent, r.err == nil
+	default:
 		return 0, 0, false
 	}
 }

@@ -64,39 +64,42 @@ func TestOwn(t *testing.T) {
 		300: {300, 250}, 250: {250, 100}, // a grandchild
 		400: {400, 1},
 	}
-	w := newWorld(t, Config{Lineage: func(pid int32) (int32, int32, error) {
-		if f, ok := family[pid]; ok {
-			return f[0], f[1], nil
+	synctest.Test(t, func(t *testing.T) { // /proc is asked for 100 ms only, which a busy machine can be elsewhere
+		w := newWorld(t, Config{Lineage: func(pid int32) (int32, int32, error) {
+			if f, ok := family[pid]; ok {
+				return f[0], f[1], nil
+			}
+			return 0, 0, syscall.ESRCH
+		}})
+		defer w.Close()
+		s := w.open(100)
+		lease := w.lease(s, whole, newHolder())
+		c, err := w.Register(s, fakeContext("x"))
+		if err != nil {
+			t.Fatal(err)
 		}
-		return 0, 0, syscall.ESRCH
-	}})
-	s := w.open(100)
-	lease := w.lease(s, whole, newHolder())
-	c, err := w.Register(s, fakeContext("x"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Pin(t.Context(), s, c, lease, blocks(0, 1), layout.Read); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Admit(s, 500); err != nil {
-		t.Fatal(err)
-	}
-	for pid, want := range map[int32]syscall.Errno{
-		100: syscall.EDEADLK, 101: syscall.EDEADLK, 300: syscall.EDEADLK, 500: syscall.EDEADLK, 400: syscall.ETXTBSY, 77: syscall.ETXTBSY,
-	} {
-		if _, err := w.Break(t.Context(), Caller{PID: pid}, 5, whole, layout.Subtractive); !errors.Is(err, want) {
-			t.Errorf("break by %d: %v, want %v", pid, err, want)
+		if _, err := w.Pin(t.Context(), s, c, lease, blocks(0, 1), layout.Read); err != nil {
+			t.Fatal(err)
 		}
-	}
-	w.Dismiss(s, 500)
-	if got := w.SessionOf(500); got != 0 {
-		t.Errorf("a dismissed process still speaks for session %d", got)
-	}
-	w.EndSession(s)
-	if got := w.SessionOf(100); got != 0 {
-		t.Errorf("process 100 still speaks for session %d", got)
-	}
+		if err := w.Admit(s, 500); err != nil {
+			t.Fatal(err)
+		}
+		for pid, want := range map[int32]syscall.Errno{
+			100: syscall.EDEADLK, 101: syscall.EDEADLK, 300: syscall.EDEADLK, 500: syscall.EDEADLK, 400: syscall.ETXTBSY, 77: syscall.ETXTBSY,
+		} {
+			if _, err := w.Break(t.Context(), Caller{PID: pid}, 5, whole, layout.Subtractive); !errors.Is(err, want) {
+				t.Errorf("break by %d: %v, want %v", pid, err, want)
+			}
+		}
+		w.Dismiss(s, 500)
+		if got := w.SessionOf(500); got != 0 {
+			t.Errorf("a dismissed process still speaks for session %d", got)
+		}
+		w.EndSession(s)
+		if got := w.SessionOf(100); got != 0 {
+			t.Errorf("process 100 still speaks for session %d", got)
+		}
+	})
 }
 
 func TestHangingProcIsNotWaitedFor(t *testing.T) {

@@ -193,7 +193,11 @@ func (a *Arbiter) step(sh *shard, in *layout.Input, out *outbox) layout.Effect {
 	now := a.now()
 	effects := sh.m.Step(now, in)
 	for i := range effects {
-		a.dispatch(sh, now, &effects[i], out)
+		e := &effects[i]
+		if in.Op == layout.OpCloseLease && e.Kind == layout.Denied && e.Request == 0 {
+			continue // it has ended already: that refuses nobody anything
+		}
+		a.dispatch(sh, now, e, out)
 	}
 	due, ok := sh.m.NextDeadline()
 	if !ok {

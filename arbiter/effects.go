@@ -3,7 +3,6 @@ package arbiter
 import (
 	"errors"
 	"fmt"
-	"syscall"
 
 	"holdfast/extent"
 	"holdfast/layout"
@@ -62,9 +61,6 @@ func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out 
 		a.answer(sh, e, out.refused)
 	case layout.Denied:
 		a.answer(sh, e, &Refused{Errno: e.Errno, Reason: e.Reason, File: e.File, Range: e.Range})
-		if e.Errno == syscall.ENOENT {
-			return // the end of what has ended already refuses nobody anything
-		}
 	case layout.Granted, layout.Modified:
 		a.answer(sh, e, nil)
 	case layout.Proceed:

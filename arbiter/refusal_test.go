@@ -57,6 +57,28 @@ func TestRefusalSaysWho(t *testing.T) {
 	}
 }
 
+// TestDenialsAreTold: what asks for something that is gone is told to be denied; only the close of a lease that has ended refuses nobody.
+func TestDenialsAreTold(t *testing.T) {
+	w := newWorld(t, Config{})
+	s := w.open(100)
+	lease := w.lease(s, blocks(0, 4), nil)
+	ctx := t.Context()
+	if err := w.Return(ctx, s, lease, whole); err != nil {
+		t.Fatal(err)
+	}
+	before := len(w.Recent())
+	if err := w.CloseLease(ctx, lease); err != nil {
+		t.Errorf("close of a lease that is gone: %v", err)
+	}
+	if err := w.Return(ctx, s, lease, whole); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("return of a lease that is gone: %v", err)
+	}
+	told := w.Recent()[before:]
+	if len(told) != 1 || told[0].Kind != EventDeny || told[0].Errno != syscall.ENOENT || told[0].Lease != lease || told[0].Range == nil {
+		t.Errorf("events %+v", told)
+	}
+}
+
 // TestOwn: the process of the session, its threads, its descendants and those it admitted are "own"; a co-holder is not.
 func TestOwn(t *testing.T) {
 	family := map[int32][2]int32{ // thread → process, parent

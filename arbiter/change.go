@@ -42,13 +42,16 @@ func (a *Arbiter) Break(ctx context.Context, c Caller, file extent.Ino, r extent
 	}
 	sh := a.shardOf(file)
 	sh.mu.Lock()
-	if c.Session == 0 && c.PID != 0 && !sh.m.Clear(file, r, class) {
-		sh.mu.Unlock()
-		c.Session = a.own(c.PID, file)
-		sh.mu.Lock()
+	var out outbox
+	if (c.Session != 0 || c.PID != 0) && !sh.m.Clear(file, r, class) {
+		if c.Session == 0 {
+			sh.mu.Unlock()
+			c.Session = a.own(c.PID, file)
+			sh.mu.Lock()
+		}
+		a.introduce(sh, c.Session, &out)
 	}
 	in := layout.Input{Op: layout.OpBreak, Session: c.Session, File: file, Range: r, Class: class, OnHold: a.onHold(c)}
-	var out outbox
 	e := a.step(sh, &in, &out)
 	if e.Kind == layout.Queued {
 		return a.awaitChange(ctx, c, sh, e, out)
@@ -106,11 +109,14 @@ func (a *Arbiter) Would(c Caller, file extent.Ino, r extent.Range, class layout.
 	if c.Session == 0 && c.PID != 0 {
 		c.Session = a.own(c.PID, file)
 	}
+	var out outbox
 	sh := a.shardOf(file)
 	sh.mu.Lock()
+	a.introduce(sh, c.Session, &out)
 	errno, _ := sh.m.Would(file, r, class, a.onHold(c), c.Session)
 	found := sh.m.Blockers(file, r, class, c.Session, 0)
 	sh.mu.Unlock()
+	a.warn(a.flush(&out))
 	return a.blockers(found), errno
 }
 

@@ -146,6 +146,15 @@ func (w *world) open(pid int32) layout.SessionID {
 	return id
 }
 
+func (w *world) context(s layout.SessionID) layout.ContextID {
+	w.t.Helper()
+	id, err := w.Register(s, fakeContext("x"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
 func (w *world) lease(s layout.SessionID, r extent.Range, h Holder, opt ...func(*AcquireRequest)) layout.LeaseID {
 	w.t.Helper()
 	req := AcquireRequest{File: 5, Range: r, Access: layout.Write, MayUnbreakable: true}

@@ -96,11 +96,7 @@ func TestOwn(t *testing.T) {
 		defer w.Close()
 		s := w.open(100)
 		lease := w.lease(s, whole, newHolder())
-		c, err := w.Register(s, fakeContext("x"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Pin(t.Context(), s, c, lease, blocks(0, 1), layout.Read); err != nil {
+		if _, err := w.Pin(t.Context(), s, w.context(s), lease, blocks(0, 1), layout.Read); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.Admit(s, 500); err != nil {
@@ -113,6 +109,34 @@ func TestOwn(t *testing.T) {
 				t.Errorf("break by %d: %v, want %v", pid, err, want)
 			}
 		}
+		// So is another session of the process, by which it may have pinned something elsewhere. A later process of that number is not.
+		second, idle, stranger := w.open(100), w.open(100), w.open(400)
+		if _, err := w.Pin(t.Context(), second, w.context(second), w.lease(second, blocks(8, 9), nil), blocks(8, 9), layout.Read); err != nil {
+			t.Fatal(err)
+		}
+		for name, c := range map[string]struct {
+			Caller
+			r    extent.Range
+			want syscall.Errno
+		}{
+			"the second session":             {Caller{PID: 100, Session: second}, blocks(0, 1), syscall.EDEADLK},
+			"one that holds nothing":         {Caller{PID: 100, Session: idle}, whole, syscall.EDEADLK},
+			"the first session":              {Caller{PID: 100, Session: s}, blocks(8, 9), syscall.EDEADLK},
+			"the process through the mount":  {Caller{PID: 100}, blocks(0, 1), syscall.EDEADLK},
+			"the process, at the other":      {Caller{PID: 100}, blocks(8, 9), syscall.EDEADLK},
+			"a session of another process":   {Caller{PID: 400, Session: stranger}, blocks(0, 1), syscall.ETXTBSY},
+			"a session, of all of its pins":  {Caller{PID: 100, Session: second}, whole, syscall.EDEADLK},
+			"a stranger, of all of the pins": {Caller{PID: 400, Session: stranger}, whole, syscall.ETXTBSY},
+		} {
+			if _, err := w.Break(t.Context(), c.Caller, 5, c.r, layout.Subtractive); !errors.Is(err, c.want) {
+				t.Errorf("break by %s: %v, want %v", name, err, c.want)
+			}
+			if _, errno := w.Would(c.Caller, 5, c.r, layout.Subtractive); errno != c.want {
+				t.Errorf("break by %s: foreseen %v, want %v", name, errno, c.want)
+			}
+		}
+		w.EndSession(second)
+		w.EndSession(idle)
 		w.Dismiss(s, 500)
 		if got := w.SessionOf(500); got != 0 {
 			t.Errorf("a dismissed process still speaks for session %d", got)
@@ -120,6 +144,9 @@ func TestOwn(t *testing.T) {
 		w.EndSession(s)
 		if got := w.SessionOf(100); got != 0 {
 			t.Errorf("process 100 still speaks for session %d", got)
+		}
+		if _, err := w.Break(t.Context(), Caller{PID: 100, Session: w.open(100)}, 5, whole, layout.Subtractive); !errors.Is(err, syscall.ETXTBSY) {
+			t.Errorf("break by a later process of that number: %v", err)
 		}
 	})
 }

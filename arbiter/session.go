@@ -12,6 +12,7 @@ import (
 // session is one client. A shard hears of it with its first request there.
 type session struct {
 	id     layout.SessionID
+	owner  layout.OwnerID // the same for all sessions of one process
 	info   SessionInfo
 	ended  atomic.Bool
 	opened []atomic.Bool // by shard, written under its lock
@@ -30,11 +31,17 @@ func (a *Arbiter) OpenSession(info SessionInfo) (layout.SessionID, error) {
 		id: layout.SessionID(a.names.Add(1)), info: info, opened: make([]atomic.Bool, len(a.shards)), admitted: map[int32]bool{},
 	}
 	s.info.ID, s.info.Since, s.info.Ended = s.id, a.cfg.Clock.Now(), false
-	a.sessions.Store(s.id, s)
+	s.owner = layout.OwnerID(s.id)
 	a.mu.Lock()
 	if info.PID != 0 {
+		for _, o := range a.byPID[info.PID] {
+			if o.info.PID == info.PID { // and lives, so the number means the same process
+				s.owner = o.owner
+			}
+		}
 		a.byPID[info.PID] = append(a.byPID[info.PID], s)
 	}
+	a.sessions.Store(s.id, s)
 	a.mu.Unlock()
 	a.recordSession(EventSessionOpen, s)
 	return s.id, nil
@@ -142,9 +149,17 @@ func (a *Arbiter) enter(sh *shard, s *session, out *outbox) error {
 		return fmt.Errorf("session %d: %w", s.id, syscall.ESRCH)
 	}
 	if opened := &s.opened[sh.index]; !opened.Load() {
-		a.step(sh, &layout.Input{Op: layout.OpOpenSession, Session: s.id}, out)
+		a.step(sh, &layout.Input{Op: layout.OpOpenSession, Session: s.id, Owner: s.owner}, out)
 		s.open.Add(1)
 		opened.Store(true)
 	}
 	return nil
+}
+
+// introduce makes the session that a change comes by known to the shard: what its process has pinned there by another is its own, too.
+// Preconditions: sh.mu is held.
+func (a *Arbiter) introduce(sh *shard, id layout.SessionID, out *outbox) {
+	if v, ok := a.sessions.Load(id); ok {
+		_ = a.enter(sh, v.(*session), out) // one that has ended speaks for no process
+	}
 }

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"slices"
 	"syscall"
 
 	"holdfast/extent"
@@ -77,8 +78,7 @@ func (m *Machine) judgeLeases(q *request) verdict {
 // judgeChange follows "What a change meets" in its order.
 func (m *Machine) judgeChange(q *request, own uint32) verdict {
 	f := q.file
-	ownPins := own != 0 && f.pins.first(query{r: q.r, only: own}) != nil
-	othersPins := f.pins.first(query{r: q.r, not: own}) != nil
+	ownPins, othersPins := m.pinsIn(f, q.r, q.session)
 	// Own pins are never skipped. Beside others', a wait for those would end here all the same.
 	if ownPins && (!othersPins || q.onHold == Wait) {
 		return verdict{refused, syscall.EDEADLK, reasonOwnPins}
@@ -101,6 +101,48 @@ func (m *Machine) judgeChange(q *request, own uint32) verdict {
 		return verdict{conflict, 0, reasonBreaking}
 	}
 	return verdict{kind: clearWay}
+}
+
+// pinsIn reports whether the owner of a session has pins in r, and whether others have.
+func (m *Machine) pinsIn(f *file, r extent.Range, id SessionID) (own, others bool) {
+	if f.pins.n == 0 {
+		return false, false
+	}
+	kin := m.kin(id)
+	switch len(kin) {
+	case 0:
+		return false, f.pins.first(query{r: r}) != nil
+	case 1:
+		slot := kin[0].slot
+		return f.pins.first(query{r: r, only: slot}) != nil, f.pins.first(query{r: r, not: slot}) != nil
+	}
+	f.pins.each(query{r: r}, func(it *item[pin]) bool {
+		if slices.Contains(kin, it.val.lease.session) {
+			own = true
+		} else {
+			others = true
+		}
+		return !own || !others
+	})
+	return own, others
+}
+
+// kin lists the sessions that have pins and whose pins are the session's own.
+func (m *Machine) kin(id SessionID) []*session {
+	s := m.sessions.get(uint64(id))
+	switch {
+	case s == nil:
+		return nil
+	case s.owner == 0:
+		return []*session{s}
+	}
+	var kin []*session
+	for _, o := range m.owners[s.owner] {
+		if o.pins > 0 {
+			kin = append(kin, o)
+		}
+	}
+	return kin
 }
 
 // judgeGrant follows "Conflict on grant".

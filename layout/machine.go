@@ -43,6 +43,7 @@ type Machine struct {
 	leases   table[lease]
 	pins     map[PinID]*pin
 	sessions table[session]
+	owners   map[OwnerID][]*session // of those that share one: their sessions
 	contexts map[ContextID]*context
 	queued   map[uint64]*request // those that could not be served at once, and were not told yet
 	timers   timers
@@ -67,6 +68,7 @@ type file struct {
 // session is the unit of identity. slot is its short name within the machine.
 type session struct {
 	id                     SessionID
+	owner                  OwnerID
 	slot                   uint32
 	dead                   bool
 	leases, contexts, pins int
@@ -103,6 +105,7 @@ func New(cfg Config) *Machine {
 		leases:   table[lease]{unit: uint8(bits.TrailingZeros64(cfg.Stride))},
 		pins:     map[PinID]*pin{},
 		contexts: map[ContextID]*context{},
+		owners:   map[OwnerID][]*session{},
 		queued:   map[uint64]*request{},
 	}
 }
@@ -218,7 +221,7 @@ func (m *Machine) openSession(in *Input) {
 		m.deny(in, syscall.EINVAL, "the session is known already")
 		return
 	}
-	s := &session{id: in.Session}
+	s := &session{id: in.Session, owner: in.Owner}
 	if n := len(m.slots); n > 0 {
 		s.slot, m.slots = m.slots[n-1], m.slots[:n-1]
 	} else {
@@ -226,6 +229,9 @@ func (m *Machine) openSession(in *Input) {
 		s.slot = m.lastSlot
 	}
 	m.sessions.put(uint64(s.id), s)
+	if s.owner != 0 {
+		m.owners[s.owner] = append(m.owners[s.owner], s)
+	}
 }
 
 // endSession denies what the session waits for, and does not wait for it any more.
@@ -272,6 +278,11 @@ func (m *Machine) dropSession(s *session) {
 		return
 	}
 	m.sessions.remove(uint64(s.id))
+	if rest := slices.DeleteFunc(m.owners[s.owner], func(o *session) bool { return o == s }); len(rest) > 0 {
+		m.owners[s.owner] = rest
+	} else {
+		delete(m.owners, s.owner)
+	}
 	m.slots = append(m.slots, s.slot)
 	m.emit(Effect{Kind: Ended, Session: s.id})
 }

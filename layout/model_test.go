@@ -16,6 +16,7 @@ type model struct {
 	requests []*mRequest
 	dead     map[SessionID]bool
 	now      Instant
+	owner    map[SessionID]OwnerID
 	breaks   int       // requests on a file that may be breaking at a time
 	told     []mAnswer // what the step told whom
 	known    []uint64  // requests that were queued before the step
@@ -188,7 +189,7 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 			if !p.r.Overlaps(r) {
 				continue
 			}
-			if sameSession(p.lease.session, q.session) {
+			if q.kind == changing && md.sameOwner(p.lease.session, q.session) {
 				ownPins = true
 			} else if q.inWay(p.lease, anyState) {
 				otherPins = true
@@ -235,6 +236,11 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 		return conflict, 0
 	}
 	return clearWay, 0
+}
+
+// sameOwner says whose pins are own to a change.
+func (md *model) sameOwner(a, b SessionID) bool {
+	return sameSession(a, b) || b != 0 && md.owner[a] != 0 && md.owner[a] == md.owner[b]
 }
 
 func (md *model) crowded(q *mRequest) bool {

@@ -23,10 +23,13 @@ func checkPair(t *rapid.T) {
 	breaks := rapid.SampledFrom([]int{1, 2, 64}).Draw(t, "breaks at a time")
 	p := &pair{
 		t: t, m: New(Config{BreakTime: modelBreakTime, MaxBreakTime: modelBreakTime, MaxBreaks: breaks}),
-		md: &model{dead: map[SessionID]bool{}, breaks: breaks},
+		md: &model{dead: map[SessionID]bool{}, owner: map[SessionID]OwnerID{}, breaks: breaks},
+	}
+	if rapid.Bool().Draw(t, "two sessions of one process") {
+		p.md.owner[1], p.md.owner[2] = 7, 7
 	}
 	for s := SessionID(1); s <= 3; s++ {
-		p.m.Step(0, &Input{Op: OpOpenSession, Session: s})
+		p.m.Step(0, &Input{Op: OpOpenSession, Session: s, Owner: p.md.owner[s]})
 		p.m.Step(0, &Input{Op: OpRegister, Session: s, Context: ContextID(s)})
 	}
 	t.Repeat(map[string]func(*rapid.T){

@@ -140,12 +140,12 @@ func (m *Machine) Blockers(file extent.Ino, r extent.Range, class Class, session
 
 func (m *Machine) collect(f *file, r extent.Range, session SessionID, add func(Blocker) bool) {
 	more := true
-	own := m.slot(session)
+	own, kin := m.slot(session), m.kin(session)
 	f.pins.each(query{r: r}, func(it *item[pin]) bool {
 		p := it.val
 		b := p.lease.blocker(p.r, fmt.Sprintf("a pin of context %d", p.context.id))
 		b.Pin, b.Context, b.Access = p.id, p.context.id, p.access
-		if own != 0 && it.owner == own {
+		if slices.Contains(kin, p.lease.session) {
 			b.Reason = reasonOwnPins
 		}
 		more = add(b)

@@ -10,7 +10,7 @@ import (
 type Op uint8
 
 const (
-	// OpOpenSession{Session} makes a session known.
+	// OpOpenSession{Session, Owner} makes a session known.
 	OpOpenSession Op = iota + 1
 	// OpEndSession{Session}: its process died or hung up. What it waited for is denied, what it was asked for is cut at once.
 	// Handles that have no other copies end by OpCloseContext and OpCloseLease; what stays is unattended.
@@ -65,6 +65,7 @@ type Input struct {
 	File        extent.Ino
 	Range       extent.Range
 	Session     SessionID
+	Owner       OwnerID
 	Lease       LeaseID
 	Context     ContextID
 	Pin         PinID

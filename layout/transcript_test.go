@@ -81,6 +81,8 @@ func (d *driver) arg(in *Input, arg datadriven.CmdArg) error {
 		return err
 	case "session":
 		in.Session = SessionID(num)
+	case "owner":
+		in.Owner = OwnerID(num)
 	case "file":
 		in.File = extent.Ino(num)
 	case "lease":

@@ -25,6 +25,11 @@ type (
 	RequestID uint64
 )
 
+// OwnerID names those who share one fate, for example the sessions of one process: for a change of one of them the pins of each
+// are its own, as it would wait for itself. Leases are not: two libraries in one process are told of each other. Zero is a
+// session by itself.
+type OwnerID uint64
+
 // Access is what a holder may do to the blocks.
 type Access uint8
 

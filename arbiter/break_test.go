@@ -77,6 +77,7 @@ func TestDeadHolderDelaysNothing(t *testing.T) {
 		if res := <-ch; res.err != nil || res.after != 0 {
 			t.Fatalf("change: %v after %v", res.err, res.after)
 		}
+		synctest.Wait() // the session is forgotten behind the change that goes on
 		if len(w.Sessions(Filter{})) != 0 {
 			t.Fatalf("sessions: %+v", w.Sessions(Filter{}))
 		}

@@ -332,7 +332,7 @@ func (p *Deeds) ChangeTruncate(d Do, _ *Done) error {
 	}
 	defer f.Close()
 	s := p.session
-	if s == nil {
+	if s == nil || d.Other {
 		if s, err = client.ForFile(p.ctx, f); err != nil {
 			return errorText(err)
 		}

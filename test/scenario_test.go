@@ -348,6 +348,10 @@ func tellOwn(t *testing.T, v *volume, m mechanism) {
 	}
 	_, err = h.a.try("ChangeTruncate", Do{Path: h.path})
 	wantErrno(t, "truncate through the library by the holder", err, syscall.EDEADLK)
+	_, err = h.a.try("ChangeTruncate", Do{Path: h.path, Other: true})
+	wantErrno(t, "truncate by another session of the holder", err, syscall.EDEADLK)
+	_, err = h.b.try("ChangeTruncate", Do{Path: h.path})
+	wantErrno(t, "truncate through the library by another", err, syscall.ETXTBSY)
 	_, err = h.b.try("Truncate", Do{Path: h.path, Len: 0})
 	wantErrno(t, "truncate by another", err, syscall.ETXTBSY)
 	wantContent(t, h.path, h.content)

@@ -35,6 +35,8 @@ var (
 	ErrReadOnly = fmt.Errorf("volume is read-only after an I/O error: %w", syscall.EROFS)
 	// ErrUnmapped says that a range has blocks missing or unwritten.
 	ErrUnmapped = fmt.Errorf("range is not fully allocated: %w", syscall.EINVAL)
+	// ErrIsolated says that a window is over a part of a range already.
+	ErrIsolated = fmt.Errorf("range is in a window already: %w", syscall.EINVAL)
 	// ErrSegment says that blocks lie in a window that is not attached.
 	ErrSegment = fmt.Errorf("window is not attached: %w", syscall.EIO)
 	// ErrDeleted says that the inode's blocks are gone.

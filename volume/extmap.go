@@ -84,6 +84,12 @@ func (m *extMap) at(off int64) (e mapping, ok bool) {
 // before returns the mapping that ends at off.
 func (m *extMap) before(off int64) (mapping, bool) { return m.m.Get(off) }
 
+// overlaps reports whether anything in r is mapped.
+func (m *extMap) overlaps(r extent.Range) bool {
+	e, ok := m.at(r.Off)
+	return ok && e.off < r.End
+}
+
 // covered reports whether all of r is mapped by mappings that satisfy ok.
 func (m *extMap) covered(r extent.Range, ok func(mapping) bool) bool {
 	pos := r.Off

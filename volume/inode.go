@@ -25,6 +25,9 @@ type Inode struct {
 	loadMu sync.Mutex
 	loaded atomic.Bool // the extent map is complete
 	m      extMap
+	// bare are the holes of m that windows are over. They have no home (home counts with off,
+	// so that neighbours join) and read as zeros; what gets blocks leaves it for m.
+	bare extMap
 	// dirty is where the records lag behind m because something was added. What is
 	// taken away leaves the records at once.
 	dirty rangeSet

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 // A naive model of files: an array of bytes each, and for each byte the set of
 // values that a crash may leave, as bits. Bytes are 0..63; stale is none of them.
+// blocks are those that the file was given, by number: all others are holes.
 type modelFile struct {
 	n       *Inode
 	name    string
@@ -25,6 +27,29 @@ type modelFile struct {
 	sizes   map[int64]bool
 	synced  bool // ever
 	windows []modelWindow
+	blocks  map[int64]bool
+}
+
+// take notes that r got blocks, give that its whole blocks were freed.
+func (f *modelFile) take(r extent.Range) { f.setBlocks(r.RoundOut(), true) }
+func (f *modelFile) give(r extent.Range) { f.setBlocks(r.RoundIn(), false) }
+
+func (f *modelFile) setBlocks(r extent.Range, has bool) {
+	for b := r.Off / extent.BlockSize; b < min(r.End, modelMax)/extent.BlockSize; b++ {
+		f.blocks[b] = has
+	}
+}
+
+// mapped returns the blocks that the file has, as the maps that show tells of.
+func mapped(t fataler, show func(extent.Range, func(extent.Extent) bool) error) map[int64]bool {
+	out := map[int64]bool{}
+	must(t, show(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
+		for b := e.Off / extent.BlockSize; b < (e.Off+e.Len)/extent.BlockSize; b++ {
+			out[b] = true
+		}
+		return true
+	}))
+	return out
 }
 
 type modelWindow struct {
@@ -100,7 +125,7 @@ func (f *modelFile) crashed(t *rapid.T, got []byte) {
 	f.sizes = map[int64]bool{}
 	f.grow(int64(len(got)))
 	f.commit()
-	f.windows = nil
+	f.windows, f.blocks = nil, mapped(t, f.n.Extents)
 }
 
 const modelMax = 40 * extent.BlockSize
@@ -143,7 +168,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 				t.Skip()
 			}
 			m.made++
-			f := &modelFile{name: fmt.Sprint("f", m.made), sizes: map[int64]bool{0: true}}
+			f := &modelFile{name: fmt.Sprint("f", m.made), sizes: map[int64]bool{0: true}, blocks: map[int64]bool{}}
 			f.n = m.create(f.name)
 			m.files = append(m.files, f)
 		},
@@ -159,6 +184,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 				return
 			}
 			f.set(r.Off, p)
+			f.take(r)
 		},
 		"append": func(t *rapid.T) {
 			f := m.pick(t)
@@ -168,12 +194,14 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 				return
 			}
 			f.set(off, p)
+			f.take(extent.Range{Off: off, End: off + int64(len(p))})
 		},
 		"allocate": func(t *rapid.T) {
 			f, r, keep := m.pick(t), drawRange(t), rapid.Bool().Draw(t, "keep")
 			if full(t, f.n.Allocate(r, keep)) {
 				return
 			}
+			f.take(r)
 			if !keep {
 				f.grow(r.End)
 			}
@@ -183,11 +211,15 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			f.dropWindows(t, m, r)
 			must(t, f.n.Punch(r))
 			f.zero(r)
+			f.give(r)
 		},
 		"truncate": func(t *rapid.T) {
 			f, size := m.pick(t), rapid.Int64Range(0, modelMax).Draw(t, "size")
 			f.dropWindows(t, m, extent.Range{Off: size, End: extent.Inf})
 			must(t, f.n.Truncate(size))
+			if size < int64(len(f.data)) {
+				f.give(extent.Range{Off: size, End: modelMax})
+			}
 			f.truncate(size)
 		},
 		"isolate": func(t *rapid.T) {
@@ -197,13 +229,19 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 					return
 				}
 			}
-			if full(t, f.n.Allocate(r, true)) {
-				return
+			if rapid.Bool().Draw(t, "allocated") {
+				if full(t, f.n.Allocate(r, true)) {
+					return
+				}
+				f.take(r)
 			}
 			seg, err := m.v.NewSegment()
 			must(t, err)
 			mem := make(memSegment, r.Len()+extent.BlockSize)
 			must(t, f.n.ReadHome(mem[extent.BlockSize:], r.Off))
+			for _, h := range f.n.m.holes(r) { // what somebody puts down over a hole never shows
+				copy(mem[extent.BlockSize+h.Off-r.Off:], fill(stale, int(h.Len())))
+			}
 			must(t, m.v.AttachSegment(seg, mem))
 			must(t, f.n.Isolate(r, extent.Addr{Seg: seg, Off: extent.BlockSize}))
 			f.windows = append(f.windows, modelWindow{r, seg})
@@ -319,7 +357,37 @@ func (m *machine) compare(t *rapid.T) {
 			}
 			t.Fatalf("%s: %d bytes, want %d; first difference at %d; %s", f.name, len(got), len(f.data), i, extentsOf(t, f.n))
 		}
+		f.compareBlocks(t)
 	}
+}
+
+// compareBlocks holds the blocks that the file has against the model, and what lies in
+// windows against the windows.
+func (f *modelFile) compareBlocks(t *rapid.T) {
+	maps.DeleteFunc(f.blocks, func(_ int64, has bool) bool { return !has })
+	for _, show := range []func(extent.Range, func(extent.Extent) bool) error{f.n.Extents, f.n.HomeExtents} {
+		if got := mapped(t, show); !maps.Equal(got, f.blocks) {
+			t.Fatalf("%s: has the blocks %v, want %v", f.name, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(f.blocks)))
+		}
+	}
+	if n, err := f.n.Allocated(); err != nil || n != int64(len(f.blocks))*extent.BlockSize {
+		t.Fatalf("%s: %d bytes allocated for %d blocks (%v)", f.name, n, len(f.blocks), err)
+	}
+	must(t, f.n.Extents(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
+		for off := e.Off; off < e.Off+e.Len; off += extent.BlockSize {
+			want := extent.Addr{Seg: extent.Device}
+			for _, w := range f.windows {
+				if off >= w.r.Off && off < w.r.End {
+					want = extent.Addr{Seg: w.seg, Off: extent.BlockSize + off - w.r.Off}
+				}
+			}
+			got := e.Slice(extent.Range{Off: off, End: off + extent.BlockSize}).Addr
+			if got.Seg != want.Seg || got.Seg != extent.Device && got != want {
+				t.Fatalf("%s: block at %d is at %v, want %v", f.name, off, got, want)
+			}
+		}
+		return true
+	}))
 }
 
 // rescue deletes files that came back because their deletion was lost.

@@ -38,9 +38,13 @@ func (v *Volume) segment(seg extent.Segment) (Segment, error) {
 }
 
 // Isolate makes the bytes at a, in an attached segment, those of r. The blocks on
-// the device stay the file's, as its home. r is whole blocks that are all
-// allocated and at home, else ErrUnmapped. The caller has brought the bytes there,
-// with ReadHome. It needs n exclusive.
+// the device stay the file's, as its home. r is whole blocks of which none is
+// isolated, else ErrIsolated. The caller has brought the bytes there, with ReadHome.
+// It needs n exclusive.
+//
+// A hole stays a hole: it gets no blocks and reads as zeros, whatever is at its
+// address. When a part of it gets blocks, zeros are written to the segment, and
+// then it is the address of that part, too.
 func (n *Inode) Isolate(r extent.Range, a extent.Addr) error {
 	if err := checkBlocks(r, a.Off); err != nil {
 		return fmt.Errorf("isolate %v: %w", r, err)
@@ -52,11 +56,43 @@ func (n *Inode) Isolate(r extent.Range, a extent.Addr) error {
 	if err != nil {
 		return err
 	}
-	if !m.covered(r, func(e mapping) bool { return e.win.Seg == 0 }) {
-		return fmt.Errorf("isolate %v: %w", r, ErrUnmapped)
+	isolated := n.bare.overlaps(r)
+	m.in(r, func(e mapping) bool {
+		isolated = isolated || e.win.Seg != 0
+		return !isolated
+	})
+	if isolated {
+		return fmt.Errorf("isolate %v: %w", r, ErrIsolated)
 	}
-	m.update(r, func(e *mapping) { e.win = extent.Addr{Seg: a.Seg, Off: a.Off + e.off - r.Off} })
+	at := func(off int64) extent.Addr { return extent.Addr{Seg: a.Seg, Off: a.Off + off - r.Off} }
+	m.update(r, func(e *mapping) { e.win = at(e.off) })
+	for _, h := range m.holes(r) {
+		n.bare.insert(mapping{off: h.Off, len: h.Len(), home: h.Off, win: at(h.Off), state: extent.Unwritten})
+	}
 	return nil
+}
+
+// zeroBare makes the windows over the holes show zeros again. Nobody should have
+// written there, but the holder of another part of a window can.
+func (n *Inode) zeroBare(holes []extent.Range) (err error) {
+	for _, h := range holes {
+		n.bare.in(h, func(e mapping) bool {
+			err = n.zeroMapping(e)
+			return err == nil
+		})
+	}
+	return err
+}
+
+// house makes the windows over holes that got blocks the addresses of these. The
+// store is to know the blocks: they are written only when the window is.
+func (n *Inode) house(holes []extent.Range) {
+	for _, h := range holes {
+		for _, b := range n.bare.remove(h) {
+			n.m.update(b.rng(), func(e *mapping) { e.win = b.slice(e.rng()).win })
+			n.dirty.add(b.rng())
+		}
+	}
 }
 
 // Home makes the blocks on the device the bytes of r again. What changed in
@@ -71,6 +107,7 @@ func (n *Inode) Home(r extent.Range) error {
 	if err != nil {
 		return err
 	}
+	n.bare.remove(r)
 	var moved []extent.Range
 	m.in(r, func(e mapping) bool {
 		if e.win.Seg != 0 {
@@ -114,9 +151,10 @@ func (n *Inode) ReadHome(p []byte, off int64) error {
 }
 
 // WriteHome writes whole blocks to the device under their windows. They must be
-// allocated, else ErrUnmapped. They are committed as written by the next Sync. What
-// of p is behind the end of file it makes zeros: if a crash brings back a larger
-// size, a holder's bytes there must not be content. It needs n exclusive.
+// allocated, else ErrUnmapped, or holes that are isolated, which it leaves out. They
+// are committed as written by the next Sync. What of p is behind the end of file it
+// makes zeros: if a crash brings back a larger size, a holder's bytes there must not
+// be content. It needs n exclusive.
 func (n *Inode) WriteHome(p []byte, off int64) error {
 	r := extent.Range{Off: off, End: off + int64(len(p))}
 	if err := checkBlocks(r, 0); err != nil {
@@ -126,8 +164,10 @@ func (n *Inode) WriteHome(p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
-	if !m.covered(r, func(mapping) bool { return true }) {
-		return fmt.Errorf("write home %v: %w", r, ErrUnmapped)
+	for _, h := range m.holes(r) {
+		if !n.bare.covered(h, func(mapping) bool { return true }) {
+			return fmt.Errorf("write home %v: %w", r, ErrUnmapped)
+		}
 	}
 	if eof := max(0, n.Attr.Size-off); eof < int64(len(p)) {
 		clear(p[eof:])

@@ -108,9 +108,13 @@ func (n *Inode) written(r extent.Range) {
 }
 
 // fill allocates the holes of r, which is whole blocks, and returns them. They are
-// unwritten, and the store need not know them: a crash forgets them.
+// unwritten, and the store need not know them: a crash forgets them. Where a window
+// is over them, it is their address from now on.
 func (n *Inode) fill(r extent.Range, ahead int64) ([]extent.Range, error) {
 	holes := n.m.holes(r)
+	if err := n.zeroBare(holes); err != nil {
+		return nil, err
+	}
 	for i, h := range holes {
 		if err := n.fillHole(h, ahead); err != nil {
 			for _, h := range holes[:i] {
@@ -119,6 +123,7 @@ func (n *Inode) fill(r extent.Range, ahead int64) ([]extent.Range, error) {
 			return nil, err
 		}
 	}
+	n.house(holes)
 	return holes, nil
 }
 
@@ -243,17 +248,22 @@ func (n *Inode) zero(r extent.Range) error {
 	}
 	var err error
 	n.m.in(r, func(e mapping) bool {
-		for pos := e.off; pos < e.end() && err == nil; {
-			z := zeros[:min(int64(len(zeros)), e.end()-pos)]
-			err = n.zeroPiece(e, z, pos)
-			pos += int64(len(z))
-		}
+		err = n.zeroMapping(e)
 		return err == nil
 	})
 	if err != nil {
 		return fmt.Errorf("inode %d: zero %v: %w", n.Ino, r, err)
 	}
 	return nil
+}
+
+func (n *Inode) zeroMapping(e mapping) (err error) {
+	for pos := e.off; pos < e.end() && err == nil; {
+		z := zeros[:min(int64(len(zeros)), e.end()-pos)]
+		err = n.zeroPiece(e, z, pos)
+		pos += int64(len(z))
+	}
+	return err
 }
 
 func (n *Inode) zeroPiece(e mapping, z []byte, off int64) error {

@@ -27,7 +27,8 @@ type Mapping struct {
 func (l *Lease) Map(ctx context.Context) (*Mapping, error) { return l.MapRange(ctx, l.granted.Range) }
 
 // MapRange maps a range of the lease, rounded out to blocks. It can be written to if
-// the lease is for writing.
+// the lease is for writing, which allocates the holes of the range; for reading they
+// are zeros until somebody else writes there.
 //
 // When the range has been given back, or is cut because a break was not answered, the
 // memory is not the file any more: stores reach nobody, or raise SIGBUS.

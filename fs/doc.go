@@ -17,9 +17,12 @@
 //
 // Map copies a range into memory objects and makes them the range's address in
 // the volume, so that all other paths read and write through them at once. The
-// range's home on the device is filled before (no late ENOSPC) and gets the
-// content back at commit, fsync and release. What lies behind the end of file is
-// not content and never written back.
+// range's home on the device gets the content back at commit, fsync and release.
+// What lies behind the end of file is not content and never written back.
+//
+// Holes get a home before memory is handed out for writing (no late ENOSPC).
+// Mapping for reading allocates nothing: a hole stays one, under pages of zeros,
+// until somebody else allocates it or writes there. Write-back leaves it out.
 //
 // # Lock order
 //

@@ -104,14 +104,14 @@ func TestMapRefusedTakesNothing(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.opts.MaxWindowBytes = 8 * block })
 	ino := r.file("f", []byte("x"))
 	h := r.session(4711)
-	l := h.lease(ino, rng(0, inf), layout.Read)
+	l := h.lease(ino, rng(0, inf), layout.Write)
 	before, _ := r.Statfs(ctx)
-	if _, err := r.Map(ctx, l, ino, rng(0, 4096*block), false); err == nil {
+	if _, err := r.Map(ctx, l, ino, rng(0, 4096*block), true); err == nil {
 		t.Fatal("mapped")
 	}
 	after, _ := r.Statfs(ctx)
 	if d := before.Free - after.Free; d > 0 {
-		t.Errorf("a refused mapping of a read lease took %d blocks", d)
+		t.Errorf("a refused mapping took %d blocks", d)
 	}
 	h.release(l)
 }
@@ -149,9 +149,11 @@ func TestMapMoreThanTheVolume(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.opts.MaxWindowBytes = 1 << 41 })
 	ino := r.file("f", []byte("x"))
 	h := r.session(4711)
-	l := h.lease(ino, rng(0, inf), layout.Read)
-	_, err := r.Map(ctx, l, ino, rng(0, 1<<40), false)
+	l := h.lease(ino, rng(0, inf), layout.Write)
+	_, err := r.Map(ctx, l, ino, rng(0, 1<<40), true)
 	wantErr(t, err, syscall.ENOSPC, "map more than the volume")
+	_, err = r.Map(ctx, l, ino, rng(0, 1<<40), false)
+	wantErr(t, err, syscall.ENOMEM, "map more than memory for reading")
 	h.release(l)
 }
 

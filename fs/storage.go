@@ -42,11 +42,7 @@ func (s *storage) Prepare(ctx context.Context, file extent.Ino, r extent.Range, 
 
 // prepare fills the holes of r, and with zeros what was never written.
 func (f *FS) prepare(ctx context.Context, i *inode, r extent.Range, zero bool) error {
-	i.lock()
-	err := i.n.Allocate(r, true)
-	f.changed(i)
-	i.mu.Unlock()
-	if err != nil || !zero {
+	if err := f.fill(i, r); err != nil || !zero {
 		return err
 	}
 	return f.each(ranges{r}, func(p extent.Range, zeros []byte) error {

@@ -87,6 +87,21 @@ func (r *rig) home(ino extent.Ino, n int) []byte {
 	return p
 }
 
+// allocated returns what of a file has blocks, as the extents say, and wants stat(2) to
+// say the same.
+func (r *rig) allocated(ino extent.Ino) (out ranges) {
+	r.t.Helper()
+	info, err := r.Stat(ctx, ino)
+	r.must(err)
+	for _, e := range info.Extents {
+		out = out.add(e.Range())
+	}
+	if info.Attr.Blocks*512 != out.bytes() {
+		r.t.Errorf("%d bytes allocated, the extents are %v", info.Attr.Blocks*512, out)
+	}
+	return out
+}
+
 // read returns n bytes at off.
 func (r *rig) read(ino extent.Ino, off int64, n int) string {
 	r.t.Helper()

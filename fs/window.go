@@ -79,8 +79,8 @@ type Piece struct {
 
 // Map makes the range of a lease reachable as memory: windows that hold its
 // content, with no page missing, shared with everyone else who maps the same
-// bytes. It tells the arbiter that the lease is mapped, and fails if the lease does
-// not cover the range by then.
+// bytes. Holes get blocks if it is for writing. It tells the arbiter that the lease is
+// mapped, and fails if the lease does not cover the range by then.
 func (f *FS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) (pieces []Piece, err error) {
 	if r, err = mappable(r); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (f *FS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r ex
 		if err := f.checkLease(lease, ino, r, write); err != nil {
 			return err
 		}
-		if err := f.isolateAll(ctx, i, r); err != nil {
+		if err := f.isolateAll(ctx, i, r, write); err != nil {
 			return err
 		}
 		i.use(lease, r, write)
@@ -173,10 +173,29 @@ func (i *inode) pieces(r extent.Range) (out []Piece) {
 
 // isolateAll makes windows for what of r has none. It needs winMu. If it fails,
 // it leaves none that it made.
-func (f *FS) isolateAll(ctx context.Context, i *inode, r extent.Range) error {
+func (f *FS) isolateAll(ctx context.Context, i *inode, r extent.Range, write bool) error {
 	gaps := ranges{r}.minus(i.live())
+	// The limit, then all blocks, then memory: no block is taken for a window that may
+	// not be, no write-back will find the volume full, and no page is touched for a
+	// request that cannot be served. A reader takes no block: he need not be one who
+	// may write, and leaves nothing to write back.
+	left := gaps.bytes()
+	if err := f.charge(left); err != nil {
+		return err
+	}
+	defer func() { f.windowBytes.Add(-left) }() // of windows that were not made
+	if write {
+		if err := f.fill(i, r); err != nil { // also in windows that were made for readers
+			return err
+		}
+	}
 	for _, gap := range gaps {
-		if err := f.isolate(ctx, i, gap); err != nil {
+		m, err := f.newMapping(i, gap)
+		if err == nil {
+			left -= gap.Len()
+			err = f.isolate(ctx, i, m)
+		}
+		if err != nil {
 			if undo := f.detach(i, gaps.and(i.live()), true); undo != nil {
 				f.log.Error("windows of a mapping that failed were not written back", "inode", i.ino, "err", undo)
 			}
@@ -184,6 +203,25 @@ func (f *FS) isolateAll(ctx context.Context, i *inode, r extent.Range) error {
 		}
 	}
 	return nil
+}
+
+// charge counts n bytes of windows that are to be made.
+func (f *FS) charge(n int64) error {
+	if used := f.windowBytes.Add(n); used > f.windowLimit {
+		f.windowBytes.Add(-n)
+		return fmt.Errorf("windows of %d bytes would pass the limit of %d bytes of windows (%d are in use): %w",
+			n, f.windowLimit, used-n, syscall.ENOMEM)
+	}
+	return nil
+}
+
+// fill allocates the holes of r.
+func (f *FS) fill(i *inode, r extent.Range) error {
+	i.lock()
+	defer i.mu.Unlock()
+	err := i.n.Allocate(r, true)
+	f.changed(i)
+	return err
 }
 
 // live returns what of the inode is in windows. It needs winMu.
@@ -198,31 +236,12 @@ func (i *inode) live() (out ranges) {
 // locked for as long as that takes, and not longer.
 const chunk = 1 << 20
 
-// isolate makes a window for r and moves the file's content there.
-func (f *FS) isolate(ctx context.Context, i *inode, r extent.Range) error {
-	// The limit, then all blocks, then memory: no block is taken for a window that may
-	// not be, no write-back will find the volume full, and no page is touched for a
-	// request that cannot be served.
-	if used := f.windowBytes.Add(r.Len()); used > f.windowLimit {
-		f.windowBytes.Add(-r.Len())
-		return fmt.Errorf("a window of %d bytes would pass the limit of %d bytes of windows (%d are in use): %w",
-			r.Len(), f.windowLimit, used-r.Len(), syscall.ENOMEM)
-	}
-	i.lock()
-	err := i.n.Allocate(r, true)
-	f.changed(i)
-	i.mu.Unlock()
-	var m *mapping
-	if err == nil {
-		m, err = f.newMapping(i, r)
-	}
-	if err != nil {
-		f.windowBytes.Add(-r.Len())
-		return err
-	}
+// isolate moves the file's content to a new window.
+func (f *FS) isolate(ctx context.Context, i *inode, m *mapping) error {
 	i.mu.Lock()
 	i.windows = append(i.windows, m)
 	i.mu.Unlock()
+	r := m.r
 	buf := make([]byte, min(chunk, r.Len()))
 	for pos := r.Off; pos < r.End; pos += chunk {
 		if err := ctx.Err(); err != nil {

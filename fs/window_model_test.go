@@ -2,8 +2,10 @@ package fs
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"holdfast/extent"
@@ -18,6 +20,7 @@ func TestWindowModel(t *testing.T) {
 		r := makeRig(t, tempDir(t))
 		t.Cleanup(r.finish)
 		data := []byte("begin")
+		blocks := ranges{rng(0, block)} // what is allocated; a reader's window allocates nothing
 		ino := r.file("f", data)
 		type held struct {
 			h  *holder
@@ -57,6 +60,13 @@ func TestWindowModel(t *testing.T) {
 				off := rapid.Int64Range(0, int64(limit-len(p))).Draw(t, "offset")
 				r.write(ino, p, off)
 				write(off, p)
+				blocks = blocks.add(rng(off, off+int64(len(p))).RoundOut())
+			},
+			"allocate": func(t *rapid.T) {
+				off := rapid.Int64Range(0, limit-1).Draw(t, "offset")
+				n := rapid.Int64Range(1, min(3*block, limit-off)).Draw(t, "length")
+				r.must(r.Fallocate(ctx, Caller{}, ino, unix.FALLOC_FL_KEEP_SIZE, off, n))
+				blocks = blocks.add(rng(off, off+n).RoundOut())
 			},
 			"map": func(t *rapid.T) {
 				off := rapid.Int64Range(0, limit/block-1).Draw(t, "offset") * block
@@ -69,6 +79,9 @@ func TestWindowModel(t *testing.T) {
 				x.id = x.h.lease(ino, x.r, access)
 				x.v = x.h.mmap(x.id, ino, x.r, x.w)
 				leases = append(leases, x)
+				if x.w {
+					blocks = blocks.add(x.r)
+				}
 			},
 			"store": func(t *rapid.T) {
 				x, _ := some(t)
@@ -93,7 +106,10 @@ func TestWindowModel(t *testing.T) {
 				if off < int64(len(data)) {
 					clear(data[off:min(p.End, int64(len(data)))])
 				}
-				x.gone = x.gone.add(p.RoundIn())
+				if len(blocks.and(ranges{p.RoundOut()})) > 0 { // else nothing changes
+					x.gone = x.gone.add(p.RoundIn())
+				}
+				blocks = blocks.minus(ranges(nil).add(p.RoundIn()))
 			},
 			"cut": func(t *rapid.T) { // by a holder
 				x, _ := some(t)
@@ -104,6 +120,7 @@ func TestWindowModel(t *testing.T) {
 				r.must(r.Truncate(ctx, x.h.caller(), ino, size))
 				data = data[:size]
 				x.gone = x.gone.add(rng(size, inf).RoundIn())
+				blocks = blocks.minus(ranges(nil).add(rng(size, inf).RoundIn()))
 			},
 			"return": func(t *rapid.T) {
 				x, _ := some(t)
@@ -138,6 +155,9 @@ func TestWindowModel(t *testing.T) {
 					t.Skip("it would have to wait")
 				}
 				r.must(r.Truncate(ctx, Caller{}, ino, size))
+				if size < int64(len(data)) {
+					blocks = blocks.minus(ranges(nil).add(rng(size, inf).RoundIn()))
+				}
 				write(size, nil)
 				data = data[:size]
 			},
@@ -150,6 +170,9 @@ func TestWindowModel(t *testing.T) {
 			"": func(t *rapid.T) {
 				if got := r.content(ino); !bytes.Equal(got, data) {
 					t.Fatalf("the mount sees %d bytes, the model has %d; they differ at %d", len(got), len(data), firstDiff(got, data))
+				}
+				if got := r.allocated(ino); !slices.Equal(got, blocks) {
+					t.Fatalf("allocated is %v, the model has %v", got, blocks)
 				}
 				for _, x := range leases {
 					for off := x.r.Off; off < min(x.r.End, int64(len(data))); off += 512 {
@@ -168,6 +191,9 @@ func TestWindowModel(t *testing.T) {
 			x.v.close()
 		}
 		r.must(r.Fsync(ctx, ino, false))
+		if got := r.allocated(ino); !slices.Equal(got, blocks) {
+			t.Fatalf("allocated is %v after all are released, the model has %v", got, blocks)
+		}
 		if got := r.home(ino, len(data)); !bytes.Equal(got, data) {
 			t.Fatalf("the device differs at %d after all are released", firstDiff(got, data))
 		}

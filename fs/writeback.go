@@ -76,8 +76,8 @@ func (f *FS) each(parts ranges, fn func(p extent.Range, buf []byte) error) error
 	return nil
 }
 
-// copyHome writes p, whole blocks of m, to its home, up to the end of file. It needs
-// mu exclusive.
+// copyHome writes p, whole blocks of m, to its home, up to the end of file and without
+// its holes. It needs mu exclusive.
 func (f *FS) copyHome(i *inode, m *mapping, p extent.Range, buf []byte) error {
 	p.End = min(p.End, extent.RoundUp(i.n.Attr.Size))
 	if p.Empty() {

@@ -41,13 +41,23 @@ func newDeeds() *Deeds {
 }
 
 // Open opens the file and connects to its server.
-func (p *Deeds) Open(d Do, _ *Done) error {
-	var err error
-	if p.file, err = os.OpenFile(d.Path, os.O_RDWR, 0); err != nil {
+func (p *Deeds) Open(d Do, _ *Done) error { return p.open(d.Path, os.O_RDWR) }
+
+// OpenReadOnly opens the file for reading and connects to its server.
+func (p *Deeds) OpenReadOnly(d Do, _ *Done) error { return p.open(d.Path, os.O_RDONLY) }
+
+func (p *Deeds) open(path string, flags int) (err error) {
+	if p.file, err = os.OpenFile(path, flags, 0); err != nil {
 		return errorText(err)
 	}
 	p.session, err = client.ForFile(p.ctx, p.file)
 	return errorText(err)
+}
+
+// BecomeOrdinary makes the actor a process of a user who owns nothing, for good.
+func (p *Deeds) BecomeOrdinary(Do, *Done) error {
+	const nobody = 65534
+	return errorText(errors.Join(syscall.Setgroups(nil), syscall.Setgid(nobody), syscall.Setuid(nobody)))
 }
 
 // Lease takes a lease on [Off, Off+Len); Len 0 means to infinity.

@@ -19,7 +19,8 @@ import (
 // TestAllocs: on the way through this package and fs, a read allocates the one
 // object in which the library wants the answer, and an overwrite nothing.
 func TestAllocs(t *testing.T) {
-	r, node := newRaw(t)
+	raw, node := newRaw(t)
+	r := &gated{rawFS: raw}
 	data := make([]byte, 4096)
 	write := func() {
 		in := &gofuse.WriteIn{InHeader: gofuse.InHeader{NodeId: node}, Offset: 4096, Size: 4096}

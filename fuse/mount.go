@@ -50,7 +50,7 @@ type Mount struct {
 	opts   Options
 	path   string // Options.Path, absolute and free of symbolic links
 	dev    uint64
-	raw    *rawFS
+	raw    *gated
 	server *gofuse.Server
 	inval  *invalidator
 	done   chan struct{} // closed when the kernel has let go of the mount
@@ -66,7 +66,7 @@ func New(ctx context.Context, fsys *fs.FS, opts Options) (*Mount, error) {
 		return nil, err
 	}
 	m := &Mount{opts: opts, path: path, done: make(chan struct{}), inval: newInvalidator()}
-	m.raw = &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: opts.Log, socket: []byte(opts.Socket)}
+	m.raw = &gated{rawFS: &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: opts.Log, socket: []byte(opts.Socket)}}
 	m.server, err = gofuse.NewServer(m.raw, path, m.mountOptions())
 	if err != nil {
 		return nil, mountError(path, err)

@@ -31,15 +31,13 @@ const (
 // Unmount takes the mount away. While files are in use it tries again for a
 // while; then it takes the mount out of the way of new users, writes back what
 // mappings hold, and ends the connection: whoever still uses it gets ENOTCONN.
-// It returns when the last request has been answered.
+// Where the connection cannot be ended, its requests are answered with ENOTCONN
+// until this process ends. It returns when the last request has been answered
+// that saw the filesystem.
 func (m *Mount) Unmount(ctx context.Context) error {
-	err := m.unmount(ctx)
+	detached, err := m.unmount(ctx)
 	if err == nil {
-		select {
-		case <-m.done:
-		case <-ctx.Done():
-			err = fmt.Errorf("unmount %s: requests still run: %w", m.path, ctx.Err())
-		}
+		err = m.drain(ctx, detached)
 	}
 	if err == nil && m.inval.server != nil {
 		m.inval.close()
@@ -48,7 +46,26 @@ func (m *Mount) Unmount(ctx context.Context) error {
 	return err
 }
 
-func (m *Mount) unmount(ctx context.Context) error {
+// drain waits for the requests that still run.
+func (m *Mount) drain(ctx context.Context, detached bool) (err error) {
+	if detached {
+		err = m.raw.close(ctx)
+	} else {
+		select {
+		case <-m.done:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: requests still run: %w", m.path, err)
+	}
+	return nil
+}
+
+// unmount takes the mount out of the list of mounts. detached says that it lives
+// on for those who use it.
+func (m *Mount) unmount(ctx context.Context) (detached bool, err error) {
 	give := time.NewTimer(unmountGrace)
 	defer give.Stop()
 	retry := time.NewTicker(unmountRetry)
@@ -56,38 +73,40 @@ func (m *Mount) unmount(ctx context.Context) error {
 	for {
 		err := unmountOnce(m.path, m.opts.Direct, false)
 		if err == nil || m.gone() {
-			return nil
+			return false, nil
 		}
 		select {
 		case <-m.done: // someone else was faster
-			return nil
+			return false, nil
 		case <-retry.C:
 		case <-give.C:
 			m.opts.Log.Warn("the mount is still in use; its users will get ENOTCONN", "mount", m.path, "reason", err)
 			return m.abort()
 		case <-ctx.Done():
-			return errors.Join(ctx.Err(), m.abort())
+			detached, err = m.abort()
+			return detached, errors.Join(ctx.Err(), err)
 		}
 	}
 }
 
-// abort detaches the mount and ends its connection.
-func (m *Mount) abort() error {
+// abort detaches the mount and ends its connection. detached says that it could
+// not be ended: an ordinary user needs the control filesystem for that, and it is
+// not everywhere.
+func (m *Mount) abort() (detached bool, err error) {
 	m.flushMappings()
 	if m.opts.Direct {
 		// MNT_FORCE ends the connection, MNT_DETACH makes the rest succeed.
-		return ignoreGone(unix.Unmount(m.path, unix.MNT_FORCE|unix.MNT_DETACH))
+		return false, ignoreGone(unix.Unmount(m.path, unix.MNT_FORCE|unix.MNT_DETACH))
 	}
 	if err := unmountOnce(m.path, false, true); err != nil && !m.gone() {
-		return err
+		return false, err
 	}
-	// A detached mount lives until its last user goes, unless the control
-	// filesystem is there to end it. Otherwise the end of this process does.
 	ctl := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(m.dev))
 	if err := os.WriteFile(ctl, []byte("1"), 0); err != nil {
-		m.opts.Log.Warn("users of the mount keep it until the server exits", "mount", m.path, "err", err)
+		m.opts.Log.Info("the mount was detached; its connection ends with the server", "mount", m.path, "reason", err)
+		return true, nil
 	}
-	return nil
+	return false, nil
 }
 
 // flushMappings makes the kernel write back dirty pages of memory mappings, with

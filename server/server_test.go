@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"math/rand/v2"
@@ -195,37 +196,12 @@ func TestMountPointInUse(t *testing.T) {
 
 // TestOrdinaryUser: without root the mount goes through fusermount3.
 func TestOrdinaryUser(t *testing.T) {
-	if _, err := exec.LookPath("fusermount3"); err != nil {
-		t.Skip("needs fusermount3 (apt-get install fuse3)")
-	}
-	if os.Geteuid() != 0 {
-		ordinaryUser(t)
-		return
-	}
-	// Where udev runs everyone may open /dev/fuse, as fusermount3 does for its user.
-	st, err := os.Stat("/dev/fuse")
-	must(t, err)
-	must(t, os.Chmod("/dev/fuse", 0o666))
-	t.Cleanup(func() { os.Chmod("/dev/fuse", st.Mode().Perm()) })
-	const nobody = 65534
-	dir, err := os.MkdirTemp("", "holdfast-user-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chown(dir, nobody, nobody))
-	ordinaryUser(t, testserver.AsUser(nobody, nobody), testserver.With(func(c *server.Config) { c.Dir = dir + "/volume" }))
-}
-
-func ordinaryUser(t *testing.T, opts ...testserver.Option) {
-	s := testserver.Mounted(t, opts...)
+	s := testserver.Mounted(t, asOrdinaryUser(t)...)
 	m, ok, err := mountinfo.At(s.Mount)
 	if err != nil || !ok || m.FSType != mountinfo.FSType {
 		t.Fatalf("mount: %+v, %v, %v", m, ok, err)
 	}
-	script := exec.Command("sh", "-c", `cd "$0" && echo hello > file && mkdir d && mv file d && cat d/file`, s.Mount)
-	script.Dir = "/"
-	if os.Geteuid() == 0 {
-		script.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	}
+	script := userCommand("sh", "-c", `cd "$0" && echo hello > file && mkdir d && mv file d && cat d/file`, s.Mount)
 	if out, err := script.CombinedOutput(); err != nil || string(out) != "hello\n" {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -233,6 +209,81 @@ func ordinaryUser(t *testing.T, opts ...testserver.Option) {
 	s = s.Restart()
 	s.Stop()
 	wantNothingLeft(t, s)
+}
+
+const nobody = 65534
+
+// asOrdinaryUser returns the options for a server of an ordinary user, who is the
+// test's own unless that is root.
+func asOrdinaryUser(t *testing.T) []testserver.Option {
+	t.Helper()
+	if _, err := exec.LookPath("fusermount3"); err != nil {
+		t.Skip("needs fusermount3 (apt-get install fuse3)")
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	// Where udev runs everyone may open /dev/fuse, as fusermount3 does for its user.
+	st, err := os.Stat("/dev/fuse")
+	must(t, err)
+	must(t, os.Chmod("/dev/fuse", 0o666))
+	t.Cleanup(func() { os.Chmod("/dev/fuse", st.Mode().Perm()) })
+	dir, err := os.MkdirTemp("", "holdfast-user-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chown(dir, nobody, nobody))
+	return []testserver.Option{
+		testserver.AsUser(nobody, nobody),
+		testserver.With(func(c *server.Config) { c.Dir = dir + "/volume" }),
+	}
+}
+
+// userCommand is a command of the user of asOrdinaryUser.
+func userCommand(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = "/"
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd
+}
+
+// TestOrdinaryUserInUse: a mount of an ordinary user that is in use is detached at
+// SIGTERM: it leaves the list of mounts, what was written is durable, and its
+// users get ENOTCONN, with or without the control filesystem.
+func TestOrdinaryUserInUse(t *testing.T) {
+	s := testserver.Mounted(t, asOrdinaryUser(t)...)
+	user := userCommand("sh", "-c", `cd "$0" && exec 3> file && echo before >&3 && echo ready && read x && echo after >&3`, s.Mount)
+	in, err := user.StdinPipe()
+	must(t, err)
+	out, err := user.StdoutPipe()
+	must(t, err)
+	var said bytes.Buffer
+	user.Stderr = &said
+	must(t, user.Start())
+	defer func() { in.Close(); user.Wait() }()
+	_, err = bufio.NewReader(out).ReadString('\n')
+	must(t, err)
+
+	begin := time.Now()
+	s.Stop()
+	if d := time.Since(begin); d > 15*time.Second {
+		t.Errorf("the end took %v", d)
+	}
+	wantNothingLeft(t, s)
+	if log := s.Log(); !strings.Contains(log, "still in use") {
+		t.Errorf("the log does not say that the mount was in use:\n%s", log)
+	}
+	in.Write([]byte("go on\n"))
+	if err := user.Wait(); err == nil {
+		t.Errorf("a write after the end of the server succeeded: %s", said.String())
+	}
+	check(t, s)
+	s = s.Restart()
+	cat := userCommand("cat", s.Mount+"/file")
+	if got, err := cat.CombinedOutput(); err != nil || string(got) != "before\n" {
+		t.Errorf("%v: %q", err, got)
+	}
 }
 
 // TestWithoutFUSE: where nothing can be mounted the socket is served, and one

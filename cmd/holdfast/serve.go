@@ -17,7 +17,9 @@ func newServe() *cobra.Command {
 		Use:   "serve [DIR]",
 		Short: "Serve a volume: mount it and open its socket",
 		Long: `Serve the volume in DIR until SIGTERM or SIGINT. On first use a volume is made
-there. It is mounted at DIR/mnt and can be asked at DIR/socket.
+there. It is mounted at DIR/mnt and can be asked at DIR/socket. At the end all
+is made durable; a mount that is in use is detached after two seconds, and its
+users get ENOTCONN.
 
 DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 ~/.local/share/holdfast for others, if it is not named.`,

@@ -126,19 +126,20 @@ func (f *FS) invalidated(ino extent.Ino) {
 	}
 }
 
-// Statfs says how full the volume is.
+// Statfs says how full the volume is: in blocks, and in files of all kinds.
 type Statfs struct {
 	BlockSize int64
 	Blocks    int64
 	Free      int64
-	Files     int64
+	Files     int64 // those there are and FreeFiles
 	FreeFiles int64
 }
 
-// Statfs says how full the volume is, in blocks. Inodes take no room of their own;
-// as each file that holds anything has a block, the blocks are the limit shown.
+// Statfs says how full the volume is. There is no table of inodes that could be
+// full; as a file that holds anything has a block, there is room for as many more
+// files as there are free blocks, which is how XFS counts, too.
 func (f *FS) Statfs(context.Context) (Statfs, error) {
 	s := f.vol.Statfs()
 	total, free := s.Total/extent.BlockSize, s.Free/extent.BlockSize
-	return Statfs{BlockSize: extent.BlockSize, Blocks: total, Free: free, Files: total, FreeFiles: free}, nil
+	return Statfs{BlockSize: extent.BlockSize, Blocks: total, Free: free, Files: s.Files + free, FreeFiles: free}, nil
 }

@@ -119,8 +119,11 @@ func (r *rig) finish() {
 	if used := r.windowBytes.Load(); used != 0 {
 		r.t.Errorf("%d bytes of windows are left after Close", used)
 	}
-	_, err := volume.Check(ctx, r.dev, r.st, func(p volume.Problem) { r.t.Errorf("check: %v", p) })
+	sum, err := volume.Check(ctx, r.dev, r.st, func(p volume.Problem) { r.t.Errorf("check: %v", p) })
 	r.must(err)
+	if n := r.vol.Statfs().Files; n != int64(sum.Files+sum.Directories+sum.Others) {
+		r.t.Errorf("%d files are counted, and there are: %v", n, sum)
+	}
 	r.must(r.st.Close())
 	r.must(r.dev.Close())
 }

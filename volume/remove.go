@@ -136,6 +136,7 @@ func (v *Volume) Delete(n *Inode) error {
 		if err := v.deleteRecords(n.Ino); err != nil {
 			return fmt.Errorf("delete inode %d: %w", n.Ino, err)
 		}
+		v.files.Add(-1)
 	}
 	n.TrimPrealloc()
 	all := extent.Range{Off: 0, End: extent.Inf}

@@ -78,6 +78,9 @@ func (t *Tx) Commit() error {
 		return fmt.Errorf("commit: %w", err)
 	}
 	for _, i := range t.inodes {
+		if !i.n.inStore {
+			t.v.files.Add(1)
+		}
 		i.n.stored, i.n.inStore = i.attr, true
 	}
 	return nil

@@ -49,6 +49,7 @@ type Volume struct {
 	reserved  rangeSet // of the device: what the host has space for; guarded by reserveMu
 
 	inos, cookies, segs counter
+	files               atomic.Int64 // inodes that the store has
 
 	syncAllMu sync.Mutex // one SyncAll at a time, since it holds many commitMu
 }
@@ -70,6 +71,9 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	}
 	if err := v.buildSpace(); err != nil {
 		return nil, fmt.Errorf("open volume: free space: %w", err)
+	}
+	if err := v.countFiles(); err != nil {
+		return nil, fmt.Errorf("open volume: count files: %w", err)
 	}
 	return v, nil
 }
@@ -153,6 +157,18 @@ func (v *Volume) buildSpace() error {
 	return nil
 }
 
+// countFiles counts the inodes. Like free space, their number is never stored, so
+// that it cannot be stored wrongly.
+func (v *Volume) countFiles() error {
+	n := int64(0)
+	err := v.st.Scan([]byte{prefixInode}, after(prefixInode), func(_, _ []byte) (bool, error) {
+		n++
+		return true, nil
+	})
+	v.files.Store(n)
+	return err
+}
+
 // Close makes the namespace durable and ends the volume. Data that was not synced
 // is lost; SyncAll comes before. Device and store stay open.
 func (v *Volume) Close() error {
@@ -162,16 +178,17 @@ func (v *Volume) Close() error {
 	return v.SyncStore(context.Background())
 }
 
-// Statfs is the volume's use of space, in bytes.
+// Statfs says how full a volume is, in bytes and files.
 type Statfs struct {
 	Total int64 // what files can have
 	Free  int64 // free, or free as soon as the allocator needs it
+	Files int64 // of all kinds, directories too, and those without a name
 }
 
-// Statfs returns the use of space.
+// Statfs says how full the volume is.
 func (v *Volume) Statfs() Statfs {
 	i := v.Info()
-	return Statfs{Total: i.Total, Free: i.Free + i.Busy + i.Ahead}
+	return Statfs{Total: i.Total, Free: i.Free + i.Busy + i.Ahead, Files: v.files.Load()}
 }
 
 // Info describes an open volume. Total is the sum of used bytes and of the four

@@ -23,6 +23,9 @@ func TestWriteSyncReopen(t *testing.T) {
 	r.sync(n)
 	r.reopen()
 	r.check()
+	if s := r.v.Statfs(); s.Files != 2 {
+		t.Errorf("%d files after the reopen, want the root and f", s.Files)
+	}
 	n = r.load(n.Ino)
 	if got := r.read(n); !bytes.Equal(got, want) {
 		t.Fatalf("content differs after the reopen: %d bytes", len(got))

@@ -2,6 +2,7 @@ package arbiter
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"syscall"
 	"time"
@@ -88,9 +89,37 @@ type SessionInfo struct {
 }
 
 // Range is a byte range as listings show it. Length 0 means to infinity, as in fcntl's struct flock.
+// As JSON, that is null: no number, which a program could add to the offset unnoticed.
 type Range struct {
-	Offset int64 `json:"offset"`
-	Length int64 `json:"length"`
+	Offset int64
+	Length int64
+}
+
+type rangeJSON struct {
+	Offset int64  `json:"offset"`
+	Length *int64 `json:"length"`
+}
+
+// MarshalJSON writes the form for programs.
+func (r Range) MarshalJSON() ([]byte, error) {
+	j := rangeJSON{Offset: r.Offset}
+	if r.Length != 0 {
+		j.Length = &r.Length
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (r *Range) UnmarshalJSON(b []byte) error {
+	var j rangeJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	*r = Range{Offset: j.Offset}
+	if j.Length != nil {
+		r.Length = *j.Length
+	}
+	return nil
 }
 
 // RangeOf converts r for a listing.

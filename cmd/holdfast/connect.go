@@ -29,7 +29,7 @@ type asking struct {
 
 func (a *asking) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.socket, "socket", "", "socket of the server (default $"+socketEnv+", or found by the file or the mount)")
-	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON; a range whose length is null reaches to infinity")
 }
 
 // dial connects to the server: of file if it is not nil.

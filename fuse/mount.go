@@ -65,6 +65,7 @@ func New(ctx context.Context, fsys *fs.FS, opts Options) (*Mount, error) {
 	if err != nil {
 		return nil, err
 	}
+	warnHidden(path, opts.Log)
 	m := &Mount{opts: opts, path: path, done: make(chan struct{}), inval: newInvalidator()}
 	m.raw = &gated{rawFS: &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: opts.Log, socket: []byte(opts.Socket)}}
 	m.server, err = gofuse.NewServer(m.raw, path, m.mountOptions())
@@ -150,6 +151,76 @@ func preparePath(ctx context.Context, path string, log *slog.Logger) (string, er
 		return "", fmt.Errorf("mount point: %w", err)
 	}
 	return real, RecoverStale(ctx, real, log) // the last part may be a link to a mount
+}
+
+// CheckPath returns what would be in the way of a mount at path, as New would find
+// it, without making anything. Like New, it takes away what a dead server left.
+func CheckPath(ctx context.Context, path string, direct bool, log *slog.Logger) error {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if errors.Is(err, os.ErrNotExist) {
+		return canMake(filepath.Dir(abs))
+	}
+	if err != nil {
+		return fmt.Errorf("mount point: %w", err)
+	}
+	real := filepath.Join(dir, filepath.Base(abs))
+	if err := RecoverStale(ctx, real, log); err != nil {
+		return err
+	}
+	if real, err = filepath.EvalSymlinks(real); errors.Is(err, os.ErrNotExist) {
+		return canMake(abs)
+	} else if err != nil {
+		return fmt.Errorf("mount point: %w", err)
+	}
+	if err := RecoverStale(ctx, real, log); err != nil {
+		return err
+	}
+	return checkDir(real, direct)
+}
+
+// canMake reports whether the missing directory can be made.
+func canMake(path string) error {
+	for {
+		path = filepath.Dir(path)
+		if err := checkDir(path, false); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+}
+
+// checkDir reports whether path is a directory that this process may write to, as
+// fusermount3 demands of a mount point; mount(2) does not.
+func checkDir(path string, direct bool) error {
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("mount point: %w", err)
+	case !st.IsDir():
+		return fmt.Errorf("mount point: %s: %w", path, syscall.ENOTDIR)
+	case direct:
+		return nil
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("mount point: %s may not be written to: %w", path, err)
+	}
+	return nil
+}
+
+// warnHidden says so if there is something at the mount point, as mount(8) does
+// not: it is the place of somebody's files if a server was once without a mount.
+func warnHidden(path string, log *slog.Logger) {
+	d, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	if names, _ := d.Readdirnames(1); len(names) > 0 {
+		log.Warn("the mount point is not empty: the mount hides what is there until it ends", "mount", path, "there", names[0])
+	}
 }
 
 // Available says whether this process can mount. The error is an

@@ -20,8 +20,8 @@ const maxPath = 107
 // listen binds the socket. A socket file that a killed server left is replaced,
 // one that is served is not.
 func listen(cfg Config) (*net.UnixListener, error) {
-	if len(cfg.Path) > maxPath {
-		return nil, fmt.Errorf("socket path %s has %d bytes, the kernel takes %d: %w", cfg.Path, len(cfg.Path), maxPath, syscall.ENAMETOOLONG)
+	if err := checkPath(cfg.Path); err != nil {
+		return nil, err
 	}
 	// Two servers that start at once would each find the other's new socket stale
 	// between bind and listen. The lock leaves nothing behind.
@@ -107,7 +107,7 @@ func removeStale(path string) error {
 	case err != nil:
 		return err
 	case st.Mode()&fs.ModeSocket == 0:
-		return fmt.Errorf("%s is there and is no socket: %w", path, syscall.EEXIST)
+		return notSocket(path)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -59,6 +59,9 @@ func newLogger(cfg Config) *slog.Logger {
 }
 
 func (s *server) start(ctx context.Context) (err error) {
+	if err := s.cfg.check(ctx, s.log); err != nil {
+		return err
+	}
 	if s.vol, err = openOrCreate(ctx, s.cfg, s.log); err != nil {
 		return err
 	}

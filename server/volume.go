@@ -47,13 +47,18 @@ func (v *openVolume) close() error {
 // is none. It can be killed at any point: the device is blank until a volume is
 // complete, and a blank device is where the next start begins.
 func openOrCreate(ctx context.Context, cfg Config, log *slog.Logger) (*openVolume, error) {
+	fresh := !there(cfg.Dir)
 	// Others must be able to reach the mount and the socket in it.
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("the directory of the volume: %w", err)
 	}
 	v := &openVolume{}
 	if err := v.open(ctx, cfg, log); err != nil {
-		return nil, errors.Join(explain(cfg, err), v.close())
+		err = errors.Join(explain(cfg, err), v.close())
+		if fresh {
+			os.Remove(cfg.Dir) // fails if there is something in it
+		}
+		return nil, err
 	}
 	return v, nil
 }
@@ -151,6 +156,10 @@ func there(path string) bool {
 
 // explain adds what to do next to errors whose cause is known.
 func explain(cfg Config, err error) error {
+	own := cfg.Device == filepath.Join(cfg.Dir, "device")
+	if errors.Is(err, device.ErrInUse) && !own {
+		return fmt.Errorf("the device %s is used by another volume's server or mounted (%w): stop that, or name another with --device", cfg.Device, err)
+	}
 	if errors.Is(err, device.ErrInUse) || errors.Is(err, store.ErrInUse) {
 		return fmt.Errorf("%s is being served already (%w): use that server, stop it, or name another directory", cfg.Dir, err)
 	}
@@ -164,6 +173,9 @@ func Check(ctx context.Context, cfg Config, report func(volume.Problem)) (volume
 		return volume.Summary{}, err
 	}
 	if meta := filepath.Join(cfg.Dir, metaDir); !there(meta) {
+		if there(cfg.Device) {
+			return volume.Summary{}, fmt.Errorf("there is a device %s, but no metadata at %s: name the directory that holds it (a volume that was never complete has none, and holdfast serve makes it)", cfg.Device, meta)
+		}
 		return volume.Summary{}, fmt.Errorf("%s holds no volume; holdfast serve makes one there", cfg.Dir)
 	}
 	v := &openVolume{}

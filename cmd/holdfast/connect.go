@@ -57,8 +57,11 @@ func (a *asking) find(file *os.File) (string, error) {
 	}
 	if file != nil {
 		s, err := client.SocketOf(file)
+		if errors.Is(err, syscall.ENODATA) || errors.Is(err, syscall.EOPNOTSUPP) {
+			return "", fmt.Errorf("%s is not on a mount of Holdfast", file.Name())
+		}
 		if err != nil {
-			return "", fmt.Errorf("%s is not on a mount of Holdfast (%w)", file.Name(), err)
+			return "", err
 		}
 		return s, nil
 	}
@@ -108,6 +111,15 @@ func socketOfMount(path string) (string, error) {
 func open(path string, flags int) (*os.File, error) {
 	// Without O_NONBLOCK the open of a fifo would wait for a writer.
 	return os.OpenFile(path, flags|syscall.O_NONBLOCK, 0)
+}
+
+// regular returns an error unless f is a file that leases are on.
+func regular(f *os.File) error {
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file: nobody can hold its blocks", f.Name())
+	}
+	return err
 }
 
 // ask connects for the file at path, opened for reading, and calls f.

@@ -58,7 +58,10 @@ could not be had; 126 or 127 if COMMAND could not be run or found.`,
 			}
 			flags := os.O_RDONLY
 			if write {
-				opts.Access, flags = client.Write, os.O_RDWR
+				opts.Access = client.Write
+			}
+			if write || opts.Unbreakable { // which takes a descriptor that may write
+				flags = os.O_RDWR
 			}
 			if exclusive {
 				opts.Mode = client.Exclusive
@@ -77,7 +80,7 @@ could not be had; 126 or 127 if COMMAND could not be run or found.`,
 	f.BoolVar(&read, "read", false, "a lease for reading (the default)")
 	f.BoolVar(&write, "write", false, "a lease for reading and writing")
 	f.BoolVar(&exclusive, "exclusive", false, "nobody else may hold a lease on the range")
-	f.BoolVar(&opts.Unbreakable, "unbreakable", false, "changes fail instead of asking for the lease; for the owner of the file or root")
+	f.BoolVar(&opts.Unbreakable, "unbreakable", false, "changes fail instead of asking for the lease; for the owner of the file or root, with write access")
 	f.BoolVar(&opts.NoWait, "no-wait", false, "fail if the lease cannot be had at once")
 	f.Var(&r, "range", "the part of the file, for example 0+4096 or 1M+ (default all)")
 	a.flags(cmd)
@@ -92,6 +95,9 @@ func (a *asking) lease(ctx context.Context, path string, flags int, r client.Ran
 		return nil, nil, err
 	}
 	defer f.Close() // the lease does not need it
+	if err := regular(f); err != nil {
+		return nil, nil, err
+	}
 	s, err := a.dial(ctx, f)
 	if err != nil {
 		return nil, nil, err
@@ -99,7 +105,10 @@ func (a *asking) lease(ctx context.Context, path string, flags int, r client.Ran
 	l, err = s.Lease(ctx, f, r, opts)
 	if err != nil {
 		s.Close()
-		return nil, nil, fmt.Errorf("%w; see who holds the file with: holdfast who %s", err, path)
+		if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EDEADLK) {
+			err = fmt.Errorf("%w; see who holds the file with: holdfast who %s", err, path)
+		}
+		return nil, nil, err
 	}
 	return l, func() {
 		l.Release(context.WithoutCancel(ctx))

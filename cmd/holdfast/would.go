@@ -12,6 +12,12 @@ import (
 	"holdfast/client"
 )
 
+// Exit statuses of would, as cmp(1) and grep(1) have them.
+const (
+	exitRefused = 1
+	exitUnknown = 2
+)
+
 // would is the answer to WOULD.
 type would struct {
 	Errno    int               `json:"errno"`
@@ -26,10 +32,10 @@ func newWould() *cobra.Command {
 		Short: "Foresee what a change of a file would meet, without doing it",
 		Long: `Foresee what a change of a file would meet, without doing it. The exit status is
 0 if the change would be done, also where holders of breakable leases are asked
-first, and 1 if it would be refused.`,
+first, 1 if it would be refused, and 2 if that could not be found out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("say which change: %s", "truncate, punch, write or allocate")
+			return &exitError{exitUsage, fmt.Errorf("say which change: truncate, punch, write or allocate\nTry '%s --help'", cmd.CommandPath())}
 		},
 	}
 	cmd.AddCommand(
@@ -74,7 +80,11 @@ func newWouldRange(name, short string, kind client.ChangeKind) *cobra.Command {
 }
 
 func (a *asking) would(cmd *cobra.Command, path string, kind client.ChangeKind, r client.Range) error {
-	return a.ask(cmd.Context(), path, func(s *client.Session, f *os.File) error {
+	refused := false
+	err := a.ask(cmd.Context(), path, func(s *client.Session, f *os.File) error {
+		if err := regular(f); err != nil {
+			return err
+		}
 		raw, err := s.Would(cmd.Context(), f, kind, r, client.OnHoldDefault)
 		if err != nil {
 			return err
@@ -83,14 +93,16 @@ func (a *asking) would(cmd *cobra.Command, path string, kind client.ChangeKind, 
 		if err := json.Unmarshal(raw, &answer); err != nil {
 			return err
 		}
-		if err := show(a, cmd.OutOrStdout(), raw, printWould); err != nil {
-			return err
-		}
-		if answer.Errno != 0 {
-			return &exitError{exitFailure, nil}
-		}
-		return nil
+		refused = answer.Errno != 0
+		return show(a, cmd.OutOrStdout(), raw, printWould)
 	})
+	switch {
+	case err != nil:
+		return &exitError{exitUnknown, err}
+	case refused:
+		return &exitError{exitRefused, nil}
+	}
+	return nil
 }
 
 func printWould(w io.Writer, a would) {

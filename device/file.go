@@ -16,12 +16,14 @@ import (
 )
 
 // File is a Device that lies in a regular file or is a block device. I/O goes
-// through the host's page cache, never through a mapping, so that an error of
-// the medium or a file that was cut short comes back as an error.
+// through the host's page cache, never through memory that this process touches, so
+// that an error of the medium or a file that was cut short comes back as an error.
 type File struct {
 	f     *os.File
 	size  int64
 	block bool // a block device
+	// view is all of it, mapped; nil if that could not be done, and after Close.
+	view atomic.Pointer[[]byte]
 
 	failed atomic.Pointer[error] // the first failure; set once
 	sync   group.Group
@@ -90,6 +92,7 @@ func newFile(f *os.File, prepare func() error) (*File, error) {
 	if err := d.start(prepare); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	d.mapView()
 	return d, nil
 }
 
@@ -225,7 +228,7 @@ func (d *File) Fence(term uint64) error {
 }
 
 // Close implements Device.
-func (d *File) Close() error { return d.f.Close() }
+func (d *File) Close() error { return errors.Join(d.unmapView(), d.f.Close()) }
 
 // outside is the error for a range that is not on the device. Writing there
 // would make a regular file grow.

@@ -17,14 +17,15 @@ import (
 )
 
 // TestAllocs: on the way through this package and fs, a read allocates the one
-// object in which the library wants the answer, and an overwrite nothing.
+// object in which the library wants the answer, and an overwrite nothing. A large
+// read is answered without a copy.
 func TestAllocs(t *testing.T) {
 	raw, node := newRaw(t)
 	r := &gated{rawFS: raw}
 	data := make([]byte, 4096)
 	write := func() {
-		in := &gofuse.WriteIn{InHeader: gofuse.InHeader{NodeId: node}, Offset: 4096, Size: 4096}
-		if n, st := r.Write(nil, in, data); n != 4096 || !st.Ok() {
+		in := &gofuse.WriteIn{InHeader: gofuse.InHeader{NodeId: node}, Offset: 4096, Size: uint32(len(data))}
+		if n, st := r.Write(nil, in, data); n != in.Size || !st.Ok() {
 			t.Fatal(n, st)
 		}
 	}
@@ -40,6 +41,19 @@ func TestAllocs(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(1000, read); n > 1 {
 		t.Errorf("a read costs %v allocations, want the library's one", n)
+	}
+	data = make([]byte, viewFrom)
+	write()
+	view := func() {
+		in := &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: node}, Offset: 4096, Size: viewFrom}
+		res, st := r.Read(nil, in, data)
+		if _, ok := res.(viewed); !ok || !st.Ok() || res.Size() != viewFrom {
+			t.Fatalf("%T, %v", res, st)
+		}
+		res.Done()
+	}
+	if n := testing.AllocsPerRun(1000, view); n > 1 {
+		t.Errorf("a read without a copy costs %v allocations, want the view", n)
 	}
 }
 

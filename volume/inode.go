@@ -254,6 +254,32 @@ func (n *Inode) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// View appends to pieces, within its capacity, the bytes of r as system calls can
+// take them from the device; see device.Viewer for what else must not. ok is false
+// if only ReadAt can read them all: some are in a window, in a hole, or not cached.
+// It needs n shared for as long as the pieces are used, so that no block of theirs
+// can become another file's.
+func (n *Inode) View(pieces [][]byte, r extent.Range) (_ [][]byte, ok bool) {
+	m, err := n.extents()
+	if err != nil || n.v.viewer == nil || r.End > n.Attr.Size {
+		return nil, false
+	}
+	pos := r.Off
+	m.in(r, func(e mapping) bool {
+		if e.off > pos || e.win.Seg != 0 || e.state != extent.Written || len(pieces) == cap(pieces) {
+			return false
+		}
+		b := n.v.viewer.View(e.home, e.len)
+		if b == nil {
+			return false
+		}
+		pieces = append(pieces, b)
+		pos = e.end()
+		return true
+	})
+	return pieces, pos == r.End && !r.Empty()
+}
+
 // read fills p with the bytes of e at file offset off.
 func (v *Volume) read(e mapping, p []byte, off int64) error {
 	var err error

@@ -31,11 +31,12 @@ type Options struct {
 
 // Volume is an open volume: the only owner of the blocks of its device.
 type Volume struct {
-	dev  device.Device
-	st   store.Store
-	log  *slog.Logger
-	id   superblock
-	term uint64
+	dev    device.Device
+	viewer device.Viewer // dev, or nil if it cannot be viewed
+	st     store.Store
+	log    *slog.Logger
+	id     superblock
+	term   uint64
 
 	failed atomic.Pointer[error] // the first failure; set once
 
@@ -63,6 +64,7 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	v := &Volume{dev: dev, st: st, log: o.Log}
+	v.viewer, _ = dev.(device.Viewer)
 	if err := v.claim(); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}

@@ -116,9 +116,28 @@ func (g *gated) Release(cancel <-chan struct{}, in *gofuse.ReleaseIn) {
 	g.pass(func() gofuse.Status { g.rawFS.Release(cancel, in); return gofuse.OK })
 }
 
+// Read holds the gate until the reply is written, if it is answered with a view.
 func (g *gated) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (res gofuse.ReadResult, st gofuse.Status) {
-	st = g.pass(func() (st gofuse.Status) { res, st = g.rawFS.Read(cancel, in, buf); return st })
+	st = g.pass(func() (st gofuse.Status) {
+		res, st = g.rawFS.Read(cancel, in, buf)
+		if v, ok := res.(viewed); ok {
+			g.mu.RLock()
+			res = passing{v, &g.mu}
+		}
+		return st
+	})
 	return res, st
+}
+
+// passing is an answer that is behind the gate until it is written.
+type passing struct {
+	viewed
+	gate *sync.RWMutex
+}
+
+func (p passing) Done() {
+	p.viewed.Done()
+	p.gate.RUnlock()
 }
 
 func (g *gated) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (n uint32, st gofuse.Status) {

@@ -80,7 +80,7 @@ func (s Summary) String() string {
 // is no damage. It alters nothing, and needs a volume that nobody has open. An
 // error means that it could not look everywhere.
 func Check(ctx context.Context, dev device.Device, st store.Reader, report func(Problem)) (Summary, error) {
-	c := &checker{ctx: ctx, st: st, report: report, inodes: make(map[extent.Ino]*checkedInode)}
+	c := &checker{ctx: ctx, st: sealedReader{st}, report: report, inodes: make(map[extent.Ino]*checkedInode)}
 	if err := c.superblocks(dev); err != nil {
 		return c.sum, fmt.Errorf("check: %w", err)
 	}
@@ -98,7 +98,7 @@ func Check(ctx context.Context, dev device.Device, st store.Reader, report func(
 
 type checker struct {
 	ctx    context.Context
-	st     store.Reader
+	st     sealedReader
 	report func(Problem)
 	sum    Summary
 	size   int64 // of the volume
@@ -127,13 +127,13 @@ func (c *checker) problem(k ProblemKind, ino extent.Ino, format string, args ...
 // superblocks reports what verify finds. What cannot be read at all is an error:
 // then there is nothing to check.
 func (c *checker) superblocks(dev device.Device) error {
-	s, err := readStoreSuper(c.st)
+	s, err := readStoreSuper(c.st.Reader)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	c.size = s.size
 	c.sum.Total = s.size - dataStart
-	if _, _, err := verify(dev, c.st); err != nil {
+	if _, _, err := verify(dev, c.st.Reader); err != nil {
 		c.problem(BadSuperblock, 0, "%v", err)
 	}
 	return nil
@@ -142,11 +142,15 @@ func (c *checker) superblocks(dev device.Device) error {
 // scan goes through the records with a prefix. An error of fn about a record is a
 // problem.
 func (c *checker) scan(prefix byte, fn func(k, v []byte) error) error {
-	return c.st.Scan([]byte{prefix}, after(prefix), func(k, v []byte) (bool, error) {
+	// One damaged record must not end the scan, so it is unsealed here.
+	return c.st.Reader.Scan([]byte{prefix}, after(prefix), func(k, v []byte) (bool, error) {
 		if err := c.ctx.Err(); err != nil {
 			return false, err
 		}
-		err := fn(k, v)
+		v, err := unseal(k, v)
+		if err == nil {
+			err = fn(k, v)
+		}
 		if errors.Is(err, ErrCorrupt) {
 			c.problem(BadRecord, 0, "%v", err)
 			err = nil

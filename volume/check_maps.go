@@ -94,7 +94,7 @@ func (c *checker) strangers() error {
 		if i < len(known) {
 			upper = known[i : i+1]
 		}
-		err := c.st.Scan(lower, upper, func(k, _ []byte) (bool, error) {
+		err := c.st.Reader.Scan(lower, upper, func(k, _ []byte) (bool, error) {
 			c.problem(BadRecord, 0, "unknown key %q", k)
 			return true, c.ctx.Err()
 		})
@@ -182,21 +182,21 @@ func (c *checker) counters() error {
 	}{{"ino", c.maxIno}, {"cookie", c.maxCookie}} {
 		next := uint64(0)
 		b, err := c.st.Get(counterKey(n.name))
+		if err == nil {
+			next, err = decodeNumber(b)
+		}
 		switch {
-		case errors.Is(err, store.ErrNotFound):
-			// Nothing was given out yet; the root is there from the beginning.
-			if n.name == "ino" {
-				next = uint64(extent.RootIno) + 1
-			} else {
-				next = firstCookie
-			}
-		case err != nil:
+		case err == nil:
+		case errors.Is(err, ErrCorrupt):
+			c.problem(BadRecord, 0, "counter %s: %v", n.name, err)
+			continue
+		case !errors.Is(err, store.ErrNotFound):
 			return err
+		// Nothing was given out yet; the root is there from the beginning.
+		case n.name == "ino":
+			next = uint64(extent.RootIno) + 1
 		default:
-			if next, err = decodeNumber(b); err != nil {
-				c.problem(BadRecord, 0, "counter %s: %v", n.name, err)
-				continue
-			}
+			next = firstCookie
 		}
 		if n.used >= next {
 			c.problem(BadCounter, 0, "counter %s gives %d next, %d is in use", n.name, next, n.used)

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"holdfast/extent"
-	"holdfast/store"
 )
 
 // plant is what the damages below are made in: /f, a file of two extents, and /d,
@@ -15,7 +14,7 @@ type plant struct {
 	*rig
 	f, g, d extent.Ino
 	ext     []extent.Extent
-	b       *store.Batch
+	b       batcher
 }
 
 func newPlant(t *testing.T) *plant {
@@ -152,7 +151,7 @@ func TestCheckFinds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPlant(t)
 			c.damage(p)
-			must(t, p.st.Apply(p.b))
+			must(t, p.v.st.Apply(p.b))
 			got := kinds{}
 			sum, err := Check(context.Background(), p.dev, p.st, func(q Problem) {
 				t.Log(q)
@@ -181,7 +180,7 @@ func TestCheckFinds(t *testing.T) {
 func TestDamagedMapIsAnError(t *testing.T) {
 	p := newPlant(t)
 	putExtent(p.b, p.f, extent.Extent{Off: mib, Len: 8192, Addr: extent.Addr{Seg: extent.Device, Off: 8*mib - 4096}})
-	must(t, p.st.Apply(p.b))
+	must(t, p.v.st.Apply(p.b))
 	n := p.load(p.f)
 	for range 2 {
 		if _, err := n.ReadAt(make([]byte, 10), 0); err == nil {

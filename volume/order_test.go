@@ -221,7 +221,7 @@ func TestRemovalRestarts(t *testing.T) {
 			for after := 0; ; after++ {
 				r := newRig(t, dataStart+4*mib)
 				n := r.fragmented("f", extents)
-				r.v.st = &faultStore{r.st, after}
+				r.v.st = sealed(&faultStore{r.st, after})
 				err := op(r, n)
 				if err == nil {
 					if after < 4 {

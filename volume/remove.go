@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"holdfast/extent"
-	"holdfast/store"
 )
 
 // extentsPerBatch is how many extents a batch takes out or puts in. Each has two
@@ -13,7 +12,7 @@ import (
 const extentsPerBatch = 48
 
 // batcher is what the steps of an operation write to.
-type batcher = *store.Batch
+type batcher = *batch
 
 // removal takes the extents of ino within r out of the store. If that takes more
 // than one batch, the first leaves the record intent, by which recovery knows that

@@ -17,7 +17,7 @@ import (
 const (
 	// formatVersion is the version of all that lies on the device and in the store.
 	// A release that changes it brings the way up from the one before.
-	formatVersion = 1
+	formatVersion = 2
 	// dataStart is where blocks of files begin. Before it lie the superblock and
 	// room for what later formats need.
 	dataStart = 1 << 20
@@ -113,7 +113,12 @@ func readStoreSuper(st store.Reader) (superblock, error) {
 	if err != nil {
 		return superblock{}, err
 	}
-	return decodeSuper(b)
+	// The version comes before the seal, too.
+	s, err := decodeSuper(b)
+	if err == nil {
+		_, err = unseal(superKey, b)
+	}
+	return s, err
 }
 
 func isZero(b []byte) bool {
@@ -177,10 +182,10 @@ func Create(dev device.Device, st store.Store, o Options) error {
 		Mode: dirMode | 0o755, UID: o.UID, GID: o.GID, Nlink: 2, Parent: extent.RootIno,
 		Atime: now, Mtime: now, Ctime: now, Btime: now,
 	}
-	var b store.Batch
+	var b batch
 	b.Put(superKey, s.encode())
 	b.Put(inodeKey(extent.RootIno), encodeAttr(&root))
-	if err := st.Apply(&b); err != nil {
+	if err := sealed(st).Apply(&b); err != nil {
 		return fmt.Errorf("create volume: %w", err)
 	}
 	if err := st.Sync(); err != nil {

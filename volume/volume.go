@@ -33,7 +33,7 @@ type Options struct {
 type Volume struct {
 	dev    device.Device
 	viewer device.Viewer // dev, or nil if it cannot be viewed
-	st     store.Store
+	st     sealedStore
 	log    *slog.Logger
 	id     superblock
 	term   uint64
@@ -63,7 +63,7 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	v := &Volume{dev: dev, st: st, log: o.Log}
+	v := &Volume{dev: dev, st: sealed(st), log: o.Log}
 	v.viewer, _ = dev.(device.Viewer)
 	if err := v.claim(); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
@@ -82,7 +82,7 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 
 // claim checks the identity and raises the generation, in the store first.
 func (v *Volume) claim() error {
-	onDev, inStore, err := verify(v.dev, v.st)
+	onDev, inStore, err := verify(v.dev, v.st.Reader)
 	if err != nil {
 		return err
 	}
@@ -252,10 +252,10 @@ func (v *Volume) writable() error {
 	return nil
 }
 
-func (v *Volume) batch() *store.Batch { return &store.Batch{Term: v.term} }
+func (v *Volume) batch() *batch { return &batch{store.Batch{Term: v.term}} }
 
 // apply gives b to the store and returns its number in the order of durability.
-func (v *Volume) apply(b *store.Batch) (uint64, error) {
+func (v *Volume) apply(b *batch) (uint64, error) {
 	if err := v.writable(); err != nil {
 		return 0, err
 	}

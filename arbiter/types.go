@@ -214,6 +214,7 @@ type Caller struct {
 	GID     uint32
 	Session layout.SessionID // 0: found by PID, only if something stands in the way
 	Admin   bool
+	Umask   uint32        // for files that are made; the arbiter does not look
 	OnHold  layout.OnHold // 0: the policy of the volume
 	// Wait bounds how long a change may wait: 0 means Config.MountWait, WaitForever that only the context does.
 	Wait time.Duration

@@ -98,7 +98,7 @@ func (f *FS) apply(i *inode, s SetAttr, resized bool) (Attr, error) {
 	if err := f.writable(); err != nil {
 		return Attr{}, err
 	}
-	a, now := &i.n.Attr, f.stamp()
+	a, now, before := &i.n.Attr, f.stamp(), i.n.Attr
 	if mode := withoutPriv(a.Mode); s.Valid&(KillPriv|SetMode) == KillPriv && mode != a.Mode {
 		s.Valid, s.Mode = s.Valid|SetMode, mode
 	}
@@ -121,6 +121,12 @@ func (f *FS) apply(i *inode, s SetAttr, resized bool) (Attr, error) {
 		a.Ctime = now
 	}
 	setTime(&a.Ctime, s.Valid, SetCtime, s.Ctime, 0, now)
+	if s.Valid&SetMode != 0 {
+		if err := f.chmodACL(i); err != nil {
+			*a = before
+			return Attr{}, err
+		}
+	}
 	f.changed(i)
 	return i.snapshot()
 }

@@ -109,8 +109,10 @@ func (f *FS) setSize(ctx context.Context, c Caller, i *inode, s SetAttr) (a Attr
 				return err
 			}
 		}
-		a, err = f.apply(i, s, resized)
-		return err
+		if a, err = f.apply(i, s, resized); err != nil {
+			return err
+		}
+		return f.killCapabilities(i)
 	})
 	return a, err
 }
@@ -131,7 +133,7 @@ func (f *FS) Truncate(ctx context.Context, c Caller, ino extent.Ino, size int64)
 // Punch makes a hole by another way than the mount.
 func (f *FS) Punch(ctx context.Context, c Caller, ino extent.Ino, r extent.Range) error {
 	err := f.withInode(ino, func(i *inode) error {
-		err := f.punch(ctx, c, i, r)
+		err := f.killedCapabilities(i, f.punch(ctx, c, i, r))
 		if err == nil && !c.Admin {
 			i.lock()
 			defer i.mu.Unlock()

@@ -32,6 +32,7 @@ type inode struct {
 	windows []*mapping    // guarded by mu; altered with winMu held as well
 	opens   int           // guarded by mu
 	grown   bool          // guarded by mu: blocks were taken ahead since it was opened
+	noCaps  bool          // guarded by mu: it is known to have no capabilities
 
 	// Times that a reader or an overwriter, who hold mu only shared, left for
 	// whoever holds it exclusively to put into the attributes. 0: none.

@@ -81,10 +81,14 @@ func (f *FS) Write(ctx context.Context, c Caller, ino extent.Ino, p []byte, off 
 		c = f.speaker(c, ino, extent.Range{Off: off, End: off + int64(len(p))})
 	}
 	w := write{f: f, i: i, c: c, p: p, off: off, appending: appending, writeback: writeback}
-	if done, err := w.overwrite(); done || err != nil {
-		return w.written(err)
+	done, err := w.overwrite()
+	if !done && err == nil {
+		err = f.change(ctx, c, i, w.plan, w.apply)
 	}
-	return w.written(f.change(ctx, c, i, w.plan, w.apply))
+	if w.caps {
+		err = f.killedCapabilities(i, err)
+	}
+	return w.written(err)
 }
 
 // write is one Write under way.
@@ -95,6 +99,7 @@ type write struct {
 	p                    []byte
 	off                  int64
 	appending, writeback bool
+	caps                 bool // the file may have capabilities, which go
 }
 
 func (w *write) written(err error) (int, error) {
@@ -146,6 +151,7 @@ func (w *write) overwrite() (done bool, err error) {
 		return false, err
 	}
 	i.soil(r)
+	w.caps = i.mayHaveCaps()
 	i.wroteAt.Store(w.f.stamp())
 	w.f.changed(i)
 	return true, nil
@@ -190,6 +196,7 @@ func (w *write) apply() error {
 	}
 	w.i.grown = true
 	w.i.soil(r)
+	w.caps = w.i.mayHaveCaps()
 	w.f.touch(w.i)
 	return nil
 }

@@ -118,12 +118,17 @@ func (t *txn) commit() error {
 		t.PutInode(i.n)
 	}
 	err := t.Commit()
-	for k, i := range t.inodes {
-		if err != nil {
-			i.n.Attr = t.before[k]
-		}
+	if err != nil {
+		t.undo()
 	}
 	return err
+}
+
+// undo makes the attributes in memory what they were.
+func (t *txn) undo() {
+	for k, i := range t.inodes {
+		i.n.Attr = t.before[k]
+	}
 }
 
 // Create makes a regular file, looked up and opened.
@@ -204,6 +209,10 @@ func (f *FS) makeEntry(c Caller, d *inode, name string, a volume.Attr) (*inode, 
 			a.Mode |= syscall.S_ISGID
 		}
 	}
+	lists, err := f.inherit(d, &a, c.Umask)
+	if err != nil {
+		return nil, err
+	}
 	now := f.stamp()
 	a.Atime, a.Mtime, a.Ctime, a.Btime = now, now, now, now
 	t := f.begin(d)
@@ -217,6 +226,9 @@ func (f *FS) makeEntry(c Caller, d *inode, name string, a volume.Attr) (*inode, 
 	f.touch(d)
 	n := f.vol.New(ino, a)
 	t.PutInode(n)
+	for name, value := range lists {
+		t.PutXattr(ino, name, value)
+	}
 	t.PutEntry(d.ino, name, volume.Entry{Ino: ino, Type: a.Mode & syscall.S_IFMT})
 	if err := t.commit(); err != nil {
 		return nil, err

@@ -96,26 +96,6 @@ func testSetUID(t *testing.T, dir string) {
 	}
 }
 
-func testXattr(t *testing.T, dir, socket string) {
-	buf := make([]byte, 256)
-	n, err := unix.Getxattr(dir, "user.holdfast.socket", buf)
-	must(t, err)
-	if string(buf[:n]) != socket {
-		t.Errorf("the socket is %q, want %q", buf[:n], socket)
-	}
-	if n, err := unix.Getxattr(dir, "user.holdfast.socket", nil); err != nil || n != len(socket) {
-		t.Errorf("size %d, %v", n, err)
-	}
-	_, err = unix.Getxattr(dir, "user.holdfast.socket", buf[:1])
-	wantErrno(t, err, syscall.ERANGE)
-	_, err = unix.Getxattr(dir, "user.other", buf)
-	wantErrno(t, err, syscall.ENODATA)
-	wantErrno(t, unix.Setxattr(dir, "user.other", []byte("x"), 0), syscall.ENOTSUP)
-	if n, err := unix.Listxattr(dir, buf); err != nil || n != 0 {
-		t.Errorf("listed %q, %v; want nothing, or cp -a would copy it", buf[:n], err)
-	}
-}
-
 func testTimes(t *testing.T, dir string) {
 	writeFile(t, dir+"/f", "")
 	for _, ts := range []time.Time{

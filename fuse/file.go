@@ -15,7 +15,7 @@ import (
 const openFlags = gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_NOFLUSH | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
 
 func (r *rawFS) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) gofuse.Status {
-	a, err := r.fs.Create(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), name, in.Mode, in.Flags)
+	a, err := r.fs.Create(requestContext(cancel), r.maker(&in.InHeader, in.Umask), inode(in.NodeId), name, in.Mode, in.Flags)
 	out.OpenFlags = openFlags
 	return r.entry(a, err, &out.EntryOut)
 }

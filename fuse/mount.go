@@ -120,7 +120,10 @@ func (m *Mount) mountOptions() *gofuse.MountOptions {
 		},
 		ExtraCapabilities: gofuse.CAP_DIRECT_IO_ALLOW_MMAP | gofuse.CAP_READDIRPLUS_AUTO |
 			// Without it the kernel asks for security.capability before each write.
-			gofuse.CAP_HANDLE_KILLPRIV_V2,
+			gofuse.CAP_HANDLE_KILLPRIV_V2 |
+			// The umask counts only where no default ACL does.
+			gofuse.CAP_DONT_MASK | gofuse.CAP_SETXATTR_EXT,
+		EnableAcl: true,
 	}
 	return o
 }

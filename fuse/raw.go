@@ -12,7 +12,7 @@ import (
 
 // rawFS answers the kernel's requests. What it does not implement the embedded
 // default answers with ENOSYS, and the kernel does not ask again: ACCESS (it
-// checks permissions itself), extended attributes but for reading, locks (it
+// checks permissions itself), locks (it
 // keeps them itself), copy_file_range (it copies itself), ioctl, O_TMPFILE.
 type rawFS struct {
 	gofuse.RawFileSystem
@@ -28,6 +28,13 @@ func (r *rawFS) String() string { return "holdfast" }
 
 func (r *rawFS) caller(h *gofuse.InHeader) fs.Caller {
 	return fs.Caller{PID: int32(h.Pid), UID: h.Uid, GID: h.Gid, Admin: h.Uid == 0}
+}
+
+// maker is the caller of a request that makes a file.
+func (r *rawFS) maker(h *gofuse.InHeader, umask uint32) fs.Caller {
+	c := r.caller(h)
+	c.Umask = umask
+	return c
 }
 
 // entry finishes an operation that gives the kernel a name for an inode. The
@@ -86,12 +93,12 @@ func (r *rawFS) Statx(cancel <-chan struct{}, in *gofuse.StatxIn, out *gofuse.St
 }
 
 func (r *rawFS) Mknod(cancel <-chan struct{}, in *gofuse.MknodIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	a, err := r.fs.Mknod(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), name, in.Mode, in.Rdev)
+	a, err := r.fs.Mknod(requestContext(cancel), r.maker(&in.InHeader, in.Umask), inode(in.NodeId), name, in.Mode, in.Rdev)
 	return r.entry(a, err, out)
 }
 
 func (r *rawFS) Mkdir(cancel <-chan struct{}, in *gofuse.MkdirIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	a, err := r.fs.Mkdir(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), name, in.Mode)
+	a, err := r.fs.Mkdir(requestContext(cancel), r.maker(&in.InHeader, in.Umask), inode(in.NodeId), name, in.Mode)
 	return r.entry(a, err, out)
 }
 
@@ -131,18 +138,4 @@ func (r *rawFS) StatFs(cancel <-chan struct{}, h *gofuse.InHeader, out *gofuse.S
 	out.Blocks, out.Bfree, out.Bavail = uint64(s.Blocks), uint64(s.Free), uint64(s.Free)
 	out.Files, out.Ffree = uint64(s.Files), uint64(s.FreeFiles)
 	return gofuse.OK
-}
-
-func (r *rawFS) GetXAttr(_ <-chan struct{}, _ *gofuse.InHeader, name string, dest []byte) (uint32, gofuse.Status) {
-	if name != SocketXattr || len(r.socket) == 0 {
-		return 0, gofuse.ENODATA
-	}
-	if len(dest) < len(r.socket) {
-		return uint32(len(r.socket)), gofuse.ERANGE
-	}
-	return uint32(copy(dest, r.socket)), gofuse.OK
-}
-
-func (r *rawFS) ListXAttr(<-chan struct{}, *gofuse.InHeader, []byte) (uint32, gofuse.Status) {
-	return 0, gofuse.OK
 }

@@ -29,6 +29,7 @@ const (
 	BadOrphan     ProblemKind = "orphan"     // a file with names that the next open would delete, or the reverse
 	BadCounter    ProblemKind = "counter"    // a number in use that would be given out again
 	BadIntent     ProblemKind = "intent"     // unfinished work on a file that is not there
+	BadXattr      ProblemKind = "xattr"      // extended attributes of no file, or not as many as it says
 )
 
 // Problem is one finding of Check.
@@ -54,6 +55,7 @@ type Summary struct {
 	Others      int   `json:"others"`
 	Entries     int   `json:"entries"`
 	Extents     int   `json:"extents"`
+	Xattrs      int   `json:"xattrs"`
 	Orphans     int   `json:"orphans"`    // files without a name that the next open deletes
 	Unfinished  int   `json:"unfinished"` // removals that the next open finishes
 	Total       int64 `json:"total"`      // bytes for files
@@ -85,7 +87,7 @@ func Check(ctx context.Context, dev device.Device, st store.Reader, report func(
 		return c.sum, fmt.Errorf("check: %w", err)
 	}
 	for _, pass := range []func() error{
-		c.readInodes, c.readOrphans, c.readIntents, c.readEntries, c.readCookies, c.readExtents, c.readOwners, c.strangers,
+		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readOwners, c.strangers,
 		c.links, c.loops, c.counters,
 	} {
 		if err := pass(); err != nil {
@@ -114,6 +116,8 @@ type checkedInode struct {
 	in      extent.Ino // where its name is
 	names   uint32
 	subdirs uint32
+	xattrs  uint32 // found, and what the record says
+	says    uint32
 	orphan  bool
 }
 
@@ -176,7 +180,7 @@ func (c *checker) readInodes() error {
 		if err != nil {
 			return fmt.Errorf("inode %d: %w", ino, err)
 		}
-		i := &checkedInode{mode: a.Mode, nlink: a.Nlink, parent: a.Parent}
+		i := &checkedInode{mode: a.Mode, nlink: a.Nlink, parent: a.Parent, says: a.Xattrs}
 		c.inodes[ino] = i
 		switch i.kind() {
 		case syscall.S_IFREG:

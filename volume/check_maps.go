@@ -85,7 +85,7 @@ func (c *checker) readOwners() error {
 func (c *checker) strangers() error {
 	known := []byte{
 		prefixSuper, prefixCounter, prefixInode, prefixEntry, prefixCookie,
-		prefixExtent, prefixOwner, prefixOrphan, prefixIntent,
+		prefixExtent, prefixOwner, prefixOrphan, prefixIntent, prefixXattr,
 	}
 	slices.Sort(known)
 	lower := []byte{1} // what begins with zero is the store's own
@@ -115,6 +115,10 @@ func (c *checker) links() error {
 	}
 	for _, ino := range slices.Sorted(maps.Keys(c.inodes)) {
 		i := c.inodes[ino]
+		// What is being deleted may have lost some already.
+		if i.xattrs != i.says && !i.orphan {
+			c.problem(BadXattr, ino, "has %d extended attributes, says %d", i.xattrs, i.says)
+		}
 		want := i.names
 		if i.kind() == syscall.S_IFDIR {
 			if ino == extent.RootIno {

@@ -140,7 +140,15 @@ func TestCheckFinds(t *testing.T) {
 		"counter cut short":      {func(p *plant) { p.b.Put(counterKey("ino"), []byte{3}) }, kinds{BadRecord: true}},
 		"intent of nothing":      {func(p *plant) { p.b.Put(intentKey(777), encodeIntent(extent.Range{Off: 0, End: 4096})) }, kinds{BadIntent: true}},
 		"intent of nonsense":     {func(p *plant) { p.b.Put(intentKey(p.f), encodeIntent(extent.Range{Off: 9, End: 4096})) }, kinds{BadRecord: true}},
-		"no root":                {func(p *plant) { p.b.Delete(inodeKey(extent.RootIno)) }, kinds{BadEntry: true, BadLinks: true, BadOrphan: true}},
+		"attribute of nothing":   {func(p *plant) { p.b.Put(xattrKey(777, "user.x"), nil) }, kinds{BadXattr: true}},
+		"attribute too many":     {func(p *plant) { p.b.Put(xattrKey(p.g, "user.x"), nil) }, kinds{BadXattr: true}},
+		"attribute too few":      {func(p *plant) { p.attr(p.g, func(a *Attr) { a.Xattrs = 1 }) }, kinds{BadXattr: true}},
+		"attribute too long": {func(p *plant) {
+			p.b.Put(xattrKey(p.f, "user.x"), make([]byte, XattrValueMax+1))
+			p.attr(p.f, func(a *Attr) { a.Xattrs = 1 })
+		}, kinds{BadXattr: true}},
+		"attribute of no name": {func(p *plant) { p.b.Put(xattrKey(p.f, ""), nil) }, kinds{BadRecord: true}},
+		"no root":              {func(p *plant) { p.b.Delete(inodeKey(extent.RootIno)) }, kinds{BadEntry: true, BadLinks: true, BadOrphan: true}},
 		"other device": {func(p *plant) {
 			s, _ := readDeviceSuper(p.dev)
 			s.uuid[0]++

@@ -21,6 +21,7 @@ const (
 	prefixOwner   = 'r' // segment, address of the end, ino, end in the file → length
 	prefixOrphan  = 'o' // ino → nothing: no name leads to it any more
 	prefixIntent  = 't' // ino → range whose blocks are being freed
+	prefixXattr   = 'a' // ino, name → value of an extended attribute
 )
 
 func key(prefix byte, parts ...uint64) []byte {

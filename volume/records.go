@@ -18,6 +18,7 @@ var le = binary.LittleEndian
 type Attr struct {
 	Mode                       uint32 // with the type, S_IFMT
 	UID, GID, Nlink, Rdev      uint32
+	Xattrs                     uint32 // how many extended attributes there are
 	Size                       int64
 	Atime, Mtime, Ctime, Btime int64
 	Target                     string     // of a symbolic link
@@ -30,11 +31,11 @@ func (a *Attr) IsRegular() bool { return a.Mode&syscall.S_IFMT == syscall.S_IFRE
 // IsDir reports whether it is a directory.
 func (a *Attr) IsDir() bool { return a.Mode&syscall.S_IFMT == syscall.S_IFDIR }
 
-const attrFixed = 5*4 + 6*8
+const attrFixed = 6*4 + 6*8
 
 func encodeAttr(a *Attr) []byte {
 	b := make([]byte, 0, attrFixed+len(a.Target))
-	for _, v := range [...]uint32{a.Mode, a.UID, a.GID, a.Nlink, a.Rdev} {
+	for _, v := range [...]uint32{a.Mode, a.UID, a.GID, a.Nlink, a.Rdev, a.Xattrs} {
 		b = le.AppendUint32(b, v)
 	}
 	for _, v := range [...]int64{a.Size, a.Atime, a.Mtime, a.Ctime, a.Btime, int64(a.Parent)} {
@@ -48,9 +49,9 @@ func decodeAttr(b []byte) (Attr, error) {
 		return Attr{}, fmt.Errorf("inode record of %d bytes: %w", len(b), ErrCorrupt)
 	}
 	u32 := func(i int) uint32 { return le.Uint32(b[4*i:]) }
-	i64 := func(i int) int64 { return int64(le.Uint64(b[20+8*i:])) }
+	i64 := func(i int) int64 { return int64(le.Uint64(b[24+8*i:])) }
 	a := Attr{
-		Mode: u32(0), UID: u32(1), GID: u32(2), Nlink: u32(3), Rdev: u32(4),
+		Mode: u32(0), UID: u32(1), GID: u32(2), Nlink: u32(3), Rdev: u32(4), Xattrs: u32(5),
 		Size: i64(0), Atime: i64(1), Mtime: i64(2), Ctime: i64(3), Btime: i64(4),
 		Parent: extent.Ino(i64(5)), Target: string(b[attrFixed:]),
 	}

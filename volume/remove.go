@@ -132,7 +132,7 @@ func (v *Volume) Delete(n *Inode) error {
 		return err
 	}
 	if n.inStore {
-		if err := v.deleteRecords(n.Ino); err != nil {
+		if err := v.deleteRecords(n.Ino, n.stored.Xattrs > 0); err != nil {
 			return fmt.Errorf("delete inode %d: %w", n.Ino, err)
 		}
 		v.files.Add(-1)
@@ -146,9 +146,14 @@ func (v *Volume) Delete(n *Inode) error {
 	return nil
 }
 
-// deleteRecords removes an inode from the store. The orphan record serves as the
-// intent.
-func (v *Volume) deleteRecords(ino extent.Ino) error {
+// deleteRecords removes an inode from the store, with its extended attributes if
+// it may have any. The orphan record serves as the intent.
+func (v *Volume) deleteRecords(ino extent.Ino, xattrs bool) error {
+	if xattrs {
+		if err := v.deleteXattrs(ino); err != nil {
+			return v.fail(err) // the inode's count of them is not true any more
+		}
+	}
 	return v.removeExtents(removal{
 		ino: ino, r: extent.Range{Off: 0, End: extent.Inf}, intent: orphanKey(ino), value: []byte{},
 		last: func(b batcher) {
@@ -192,7 +197,7 @@ func (v *Volume) recover(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := v.deleteRecords(ino); err != nil {
+		if err := v.deleteRecords(ino, true); err != nil {
 			return fmt.Errorf("delete orphan %d: %w", ino, err)
 		}
 	}

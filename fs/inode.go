@@ -34,6 +34,8 @@ type inode struct {
 	grown   bool          // guarded by mu: blocks were taken ahead since it was opened
 	noCaps  bool          // guarded by mu: it is known to have no capabilities
 
+	linkable bool // guarded by mu: made without a name, and may get one
+
 	// Times that a reader or an overwriter, who hold mu only shared, left for
 	// whoever holds it exclusively to put into the attributes. 0: none.
 	readAt  atomic.Int64

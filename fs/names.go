@@ -133,10 +133,7 @@ func (t *txn) undo() {
 
 // Create makes a regular file, looked up and opened.
 func (f *FS) Create(ctx context.Context, c Caller, dir extent.Ino, name string, mode, _ uint32) (Attr, error) {
-	return f.create(c, dir, name, volume.Attr{Mode: syscall.S_IFREG | mode&permission}, func(i *inode) {
-		i.opens++
-		f.retain(i) // until Release
-	})
+	return f.create(c, dir, name, volume.Attr{Mode: syscall.S_IFREG | mode&permission}, f.opened)
 }
 
 // Mknod makes a regular or special file.
@@ -198,11 +195,38 @@ func (f *FS) makeEntry(c Caller, d *inode, name string, a volume.Attr) (*inode, 
 	if err := f.absent(d, name); err != nil {
 		return nil, err
 	}
+	t := f.begin(d)
+	a.Nlink = 1
+	if a.IsDir() {
+		if d.n.Attr.Nlink == math.MaxUint32 {
+			return nil, fmt.Errorf("inode %d: %w", d.ino, syscall.EMLINK)
+		}
+		a.Nlink, a.Parent = 2, d.ino
+		d.n.Attr.Nlink++
+	}
+	f.touch(d)
+	n, err := f.newFile(t, c, d, a)
+	if err != nil {
+		t.undo()
+		return nil, err
+	}
+	t.PutEntry(d.ino, name, volume.Entry{Ino: n.Ino, Type: a.Mode & syscall.S_IFMT})
+	if err := t.commit(); err != nil {
+		return nil, err
+	}
+	i := f.adopt(n)
+	i.hint.Store(&hint{parent: d, name: name})
+	return i, nil
+}
+
+// newFile puts a new file into t, with what it has from its maker and from the
+// directory d, which is locked.
+func (f *FS) newFile(t *txn, c Caller, d *inode, a volume.Attr) (*volume.Inode, error) {
 	ino, err := f.vol.NewIno()
 	if err != nil {
 		return nil, err
 	}
-	a.UID, a.GID, a.Nlink = c.UID, c.GID, 1
+	a.UID, a.GID = c.UID, c.GID
 	if d.n.Attr.Mode&syscall.S_ISGID != 0 {
 		a.GID = d.n.Attr.GID
 		if a.IsDir() {
@@ -215,27 +239,56 @@ func (f *FS) makeEntry(c Caller, d *inode, name string, a volume.Attr) (*inode, 
 	}
 	now := f.stamp()
 	a.Atime, a.Mtime, a.Ctime, a.Btime = now, now, now, now
-	t := f.begin(d)
-	if a.IsDir() {
-		if d.n.Attr.Nlink == math.MaxUint32 {
-			return nil, fmt.Errorf("inode %d: %w", d.ino, syscall.EMLINK)
-		}
-		a.Nlink, a.Parent = 2, d.ino
-		d.n.Attr.Nlink++
-	}
-	f.touch(d)
 	n := f.vol.New(ino, a)
 	t.PutInode(n)
 	for name, value := range lists {
 		t.PutXattr(ino, name, value)
 	}
-	t.PutEntry(d.ino, name, volume.Entry{Ino: ino, Type: a.Mode & syscall.S_IFMT})
+	return n, nil
+}
+
+// Tmpfile makes a regular file without a name, looked up and opened. Link can give
+// it one; else it goes with its last user, or at the next start.
+func (f *FS) Tmpfile(_ context.Context, c Caller, dir extent.Ino, mode uint32) (out Attr, err error) {
+	err = f.withInode(dir, func(d *inode) error {
+		d.lock()
+		i, err := f.makeNameless(c, d, volume.Attr{Mode: syscall.S_IFREG | mode&permission})
+		d.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		defer f.put(i)
+		if out, err = f.answer(i); err == nil {
+			f.opened(i)
+		}
+		return err
+	})
+	return out, err
+}
+
+func (f *FS) makeNameless(c Caller, d *inode, a volume.Attr) (*inode, error) {
+	if err := d.living(); err != nil {
+		return nil, err
+	}
+	t := f.begin()
+	n, err := f.newFile(t, c, d, a)
+	if err != nil {
+		return nil, err
+	}
+	t.PutOrphan(n.Ino)
 	if err := t.commit(); err != nil {
 		return nil, err
 	}
 	i := f.adopt(n)
-	i.hint.Store(&hint{parent: d, name: name})
+	i.linkable = true
+	i.hint.Store(&hint{parent: d, name: fmt.Sprintf("#%d", n.Ino), deleted: true})
 	return i, nil
+}
+
+// opened counts a use of i, which nobody else knows yet, until Release.
+func (f *FS) opened(i *inode) {
+	i.opens++
+	f.retain(i)
 }
 
 // absent returns EEXIST if d has the name. It needs d.mu.
@@ -276,7 +329,7 @@ func (f *FS) link(i, d *inode, name string) error {
 	switch at := &i.n.Attr; {
 	case at.IsDir():
 		return fmt.Errorf("link to a directory: %w", syscall.EPERM)
-	case at.Nlink == 0:
+	case at.Nlink == 0 && !i.linkable:
 		return fmt.Errorf("inode %d has no name any more: %w", i.ino, syscall.ENOENT)
 	case at.Nlink == math.MaxUint32:
 		return fmt.Errorf("inode %d: %w", i.ino, syscall.EMLINK)
@@ -286,12 +339,16 @@ func (f *FS) link(i, d *inode, name string) error {
 	}
 	t := f.begin(d, i)
 	f.touch(d)
+	if i.n.Attr.Nlink == 0 {
+		t.DelOrphan(i.ino)
+	}
 	i.n.Attr.Nlink++
 	i.n.Attr.Ctime = d.n.Attr.Ctime
 	t.PutEntry(d.ino, name, volume.Entry{Ino: i.ino, Type: i.n.Attr.Mode & syscall.S_IFMT})
 	if err := t.commit(); err != nil {
 		return err
 	}
+	i.linkable = false
 	i.hint.Store(&hint{parent: d, name: name})
 	return nil
 }

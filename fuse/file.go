@@ -20,6 +20,13 @@ func (r *rawFS) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string,
 	return r.entry(a, err, &out.EntryOut)
 }
 
+// Tmpfile makes a file without a name, for O_TMPFILE.
+func (r *rawFS) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.CreateOut) gofuse.Status {
+	a, err := r.fs.Tmpfile(requestContext(cancel), r.maker(&in.InHeader, in.Umask), inode(in.NodeId), in.Mode)
+	out.OpenFlags = openFlags
+	return r.entry(a, err, &out.EntryOut)
+}
+
 func (r *rawFS) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
 	out.OpenFlags = openFlags
 	return errno(r.log, r.fs.Open(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), in.Flags))

@@ -93,7 +93,8 @@ func (f *FS) SetAttr(ctx context.Context, c Caller, ino extent.Ino, s SetAttr) (
 	return f.apply(i, s, false)
 }
 
-// apply alters all attributes but the size. It needs mu exclusive. resized says that the size was altered.
+// apply alters all attributes but the size. It needs mu exclusive. resized says that the size was set,
+// be it to what it was: POSIX wants the times changed.
 func (f *FS) apply(i *inode, s SetAttr, resized bool) (Attr, error) {
 	if err := f.writable(); err != nil {
 		return Attr{}, err

@@ -103,13 +103,12 @@ func (f *FS) setSize(ctx context.Context, c Caller, i *inode, s SetAttr) (a Attr
 		return plan{}, nil
 	}
 	err = f.change(ctx, c, i, makePlan, func() error {
-		resized := s.Size != i.n.Attr.Size
-		if resized {
+		if s.Size != i.n.Attr.Size {
 			if err := i.n.Truncate(s.Size); err != nil {
 				return err
 			}
 		}
-		if a, err = f.apply(i, s, resized); err != nil {
+		if a, err = f.apply(i, s, true); err != nil {
 			return err
 		}
 		return f.killCapabilities(i)

@@ -47,6 +47,15 @@ func (f *FS) Release(ino extent.Ino) {
 
 // Read reads up to the end of file: less than len(p) means that it was met.
 func (f *FS) Read(_ context.Context, ino extent.Ino, p []byte, off int64) (int, error) {
+	return f.read(ino, p, off, true)
+}
+
+// ReadNoAtime is Read that leaves the time of access alone.
+func (f *FS) ReadNoAtime(_ context.Context, ino extent.Ino, p []byte, off int64) (int, error) {
+	return f.read(ino, p, off, false)
+}
+
+func (f *FS) read(ino extent.Ino, p []byte, off int64, access bool) (int, error) {
 	i, err := f.get(ino)
 	if err != nil {
 		return 0, err
@@ -58,7 +67,7 @@ func (f *FS) Read(_ context.Context, ino extent.Ino, p []byte, off int64) (int, 
 		return 0, err
 	}
 	n, err := i.n.ReadAt(p, off)
-	if err == nil && len(p) > 0 {
+	if err == nil && len(p) > 0 && access {
 		f.accessed(i)
 	}
 	return n, err

@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -60,6 +62,34 @@ func TestAllocs(t *testing.T) {
 // newRaw returns a rawFS on a new volume, without a mount, and an open file.
 func newRaw(t *testing.T) (*rawFS, uint64) {
 	t.Helper()
+	return newRawOn(t, &disk{})
+}
+
+// disk counts what is made durable.
+type disk struct {
+	device.Device
+	flushes, syncs atomic.Int64
+}
+
+func (d *disk) Sync() error {
+	d.flushes.Add(1)
+	return d.Device.Sync()
+}
+
+// journal is the store of a disk.
+type journal struct {
+	store.Store
+	d *disk
+}
+
+func (j journal) Sync() error {
+	j.d.syncs.Add(1)
+	return j.Store.Sync()
+}
+
+// newRawOn is newRaw on a disk that counts.
+func newRawOn(t *testing.T, d *disk) (*rawFS, uint64) {
+	t.Helper()
 	dir := t.TempDir()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	must := func(err error) {
@@ -75,7 +105,8 @@ func newRaw(t *testing.T) (*rawFS, uint64) {
 	must(err)
 	t.Cleanup(func() { st.Close() })
 	must(volume.Create(dev, st, volume.Options{}))
-	vol, err := volume.Open(t.Context(), dev, st, volume.Options{})
+	d.Device = dev
+	vol, err := volume.Open(t.Context(), d, journal{st, d}, volume.Options{})
 	must(err)
 	t.Cleanup(func() { vol.Close() })
 	arb := arbiter.New(arbiter.Config{})
@@ -95,4 +126,31 @@ func newRaw(t *testing.T) (*rawFS, uint64) {
 		}
 	})
 	return r, out.NodeId
+}
+
+// TestSyncWritesReachTheDisk: with O_SYNC and O_DSYNC each write is flushed to the
+// device and synced in the store before it returns; without, none is.
+func TestSyncWritesReachTheDisk(t *testing.T) {
+	var d disk
+	r, node := newRawOn(t, &d)
+	for _, c := range []struct {
+		flags         uint32
+		off           uint64
+		flushes, sync bool
+	}{
+		{0, 0, false, false}, {syscall.O_DSYNC, 0, true, true}, {syscall.O_SYNC, 0, true, true},
+		{syscall.O_DSYNC, 1 << 20, true, true}, {syscall.O_SYNC | syscall.O_APPEND, 0, true, true}, {syscall.O_APPEND, 0, false, false},
+	} {
+		flushes, syncs := d.flushes.Load(), d.syncs.Load()
+		in := &gofuse.WriteIn{InHeader: gofuse.InHeader{NodeId: node}, Flags: c.flags, Offset: c.off}
+		if n, st := r.Write(nil, in, []byte("data")); n != 4 || !st.Ok() {
+			t.Fatalf("flags %#x: %d, %v", c.flags, n, st)
+		}
+		if got := d.flushes.Load() > flushes; got != c.flushes {
+			t.Errorf("flags %#x at %d: device flushed: %v", c.flags, c.off, got)
+		}
+		if got := d.syncs.Load() > syncs; got != c.sync {
+			t.Errorf("flags %#x at %d: store synced: %v", c.flags, c.off, got)
+		}
+	}
 }

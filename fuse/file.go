@@ -39,12 +39,15 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gof
 	if !ok {
 		return nil, gofuse.EINVAL
 	}
-	if len(buf) >= viewFrom {
+	read := r.fs.Read
+	if in.Flags&syscall.O_NOATIME != 0 {
+		read = r.fs.ReadNoAtime
+	} else if len(buf) >= viewFrom {
 		if v := r.fs.View(inode(in.NodeId), off, int64(len(buf))); v != nil {
 			return viewed{v}, gofuse.OK
 		}
 	}
-	n, err := r.fs.Read(requestContext(cancel), inode(in.NodeId), buf, off)
+	n, err := read(requestContext(cancel), inode(in.NodeId), buf, off)
 	if st := errno(r.log, err); !st.Ok() {
 		return nil, st
 	}

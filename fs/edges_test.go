@@ -23,7 +23,7 @@ func TestFlushCancelled(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	if err := r.flush(cancelled); err == nil {
+	if err := r.Sync(cancelled); err == nil {
 		t.Fatal("a cancelled flush succeeded")
 	}
 	r.reopen()

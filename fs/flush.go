@@ -33,13 +33,13 @@ func (f *FS) flushAndLog(ctx context.Context) {
 	if f.vol.FailReason() != nil {
 		return // that was logged, and nothing will be written any more
 	}
-	if err := f.flush(ctx); err != nil && ctx.Err() == nil {
+	if err := f.Sync(ctx); err != nil && ctx.Err() == nil {
 		f.log.Error("flush failed", "err", err)
 	}
 }
 
-// flush makes durable all that was changed before it was called.
-func (f *FS) flush(ctx context.Context) error {
+// Sync makes durable all that was changed before it was called, as syncfs(2).
+func (f *FS) Sync(ctx context.Context) error {
 	f.dirtyMu.Lock()
 	todo := f.dirty
 	f.dirty = make(map[*inode]struct{}, len(todo))

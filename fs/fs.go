@@ -110,7 +110,7 @@ func (f *FS) Close(ctx context.Context) (err error) {
 	f.closed.Do(func() {
 		f.stop()
 		<-f.stopped
-		err = errors.Join(f.closeWindows(ctx), f.flush(ctx))
+		err = errors.Join(f.closeWindows(ctx), f.Sync(ctx))
 		f.put(f.root)
 	})
 	return err

@@ -84,16 +84,22 @@ func (s *storage) Hold(file extent.Ino, r extent.Range) (hold uint64, err error)
 
 func (s *storage) Unhold(hold uint64) { s.vol.Unhold(hold) }
 
-func (s *storage) Unmap(_ context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
-	return s.fs().endMapping(file, lease, r, false)
+func (s *storage) Unmap(ctx context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
+	return s.fs().endMapping(ctx, file, lease, r, false)
 }
 
-func (s *storage) Cut(_ context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
-	return s.fs().endMapping(file, lease, r, true)
+func (s *storage) Cut(ctx context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
+	return s.fs().endMapping(ctx, file, lease, r, true)
 }
 
-func (f *FS) endMapping(file extent.Ino, lease layout.LeaseID, r extent.Range, forced bool) error {
-	err := f.withInode(file, func(i *inode) error { return f.unmap(i, lease, r, forced) })
+func (f *FS) endMapping(ctx context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range, forced bool) error {
+	err := f.withInode(file, func(i *inode) error {
+		wrote, err := f.unmap(i, lease, r, forced)
+		if err == nil && wrote && !forced { // what is given back is committed, what is cut need not be
+			err = f.vol.Sync(ctx, i.n, &i.mu)
+		}
+		return err
+	})
 	f.invalidated(file)
 	return err
 }

@@ -200,22 +200,23 @@ func (f *FS) discardWindows(i *inode, r extent.Range) error {
 }
 
 // unmap ends the mapping of r by a lease. What it may have written becomes
-// content, and what no other lease maps is detached.
-func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) error {
+// content, and what no other lease maps is detached. It reports whether the lease
+// was one for writing.
+func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) (wrote bool, err error) {
 	i.winMu.Lock()
 	defer i.winMu.Unlock()
 	u := i.users[lease]
 	if u == nil {
-		return nil
+		return false, nil
 	}
 	parts := u.parts.and(ranges{r.RoundOut()})
 	if len(parts) == 0 {
-		return nil
+		return false, nil
 	}
 	others := i.users.mapped(func(id layout.LeaseID, _ *user) bool { return id != lease })
 	if u.write {
 		if err := f.writeBackShared(i, parts.and(others)); err != nil && !forced {
-			return err
+			return false, err
 		}
 		writers := i.users.mapped(func(id layout.LeaseID, u *user) bool { return id != lease && u.write })
 		i.lock()
@@ -225,10 +226,10 @@ func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) 
 		i.mu.Unlock()
 	}
 	if err := f.detach(i, parts.minus(others), forced); err != nil {
-		return err
+		return false, err
 	}
 	i.users.remove(lease, parts)
-	return nil
+	return u.write, nil
 }
 
 // clearTail zeroes what of parts lies behind the end of file, in the windows that they stay

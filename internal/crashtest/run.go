@@ -1,0 +1,217 @@
+package crashtest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"holdfast/extent"
+	"holdfast/internal/sim"
+)
+
+// Recording is a workload that has run, with the log of its disk and all that was
+// promised.
+type Recording struct {
+	Disk *sim.Disk
+	// First and Last are the positions between which the power can fail.
+	First, Last int
+	// Failed are the errors of operations where faults were made.
+	Failed []error
+
+	o     Options
+	names names
+	files map[extent.Ino]*fileModel
+}
+
+// Record runs a workload. The positions are those of its own time: the volume is
+// open and settled when it begins, and not closed when it ends.
+func Record(t testing.TB, wl Workload, o Options) *Recording {
+	t.Helper()
+	w := newWorld(t, wl, o)
+	wl.Run(w)
+	end := w.disk.Pos()
+	if o.Fault == nil {
+		w.compare()
+	}
+	w.end()
+	r := &Recording{Disk: w.disk, First: w.first, Last: end, Failed: w.Failed, o: o, names: w.names, files: w.files}
+	r.o.Fault, r.o.Wrap, r.o.After = nil, nil, nil
+	for _, f := range r.files {
+		for i, c := range f.changes {
+			if c.what == synced || i > 0 && f.changes[i-1].what == edited {
+				f.content(i) // from now on it is only read, by several
+			}
+		}
+	}
+	return r
+}
+
+func newWorld(t testing.TB, wl Workload, o Options) *World {
+	t.Helper()
+	if wl.Size == 0 {
+		wl.Size = 1 << 20
+	}
+	w := &World{t: t, ctx: context.Background(), o: o, tree: make(tree), files: make(map[extent.Ino]*fileModel)}
+	w.names.moments = []moment{{}}
+	w.names.syncs = []nameSync{{}}
+	var err error
+	if w.stack, err = start(w.ctx, wl.Size, &o); err != nil {
+		t.Fatal(err)
+	}
+	w.disk.Before(o.Fault)
+	return w
+}
+
+// end stops what is not needed for the recording any more.
+func (w *World) end() {
+	w.disk.Before(nil)
+	if err := w.stop(w.ctx); err != nil && w.o.Fault == nil {
+		w.t.Error(err)
+	}
+}
+
+// compare makes sure that the workload has met no bug that needs no crash.
+func (w *World) compare() {
+	w.t.Helper()
+	for p, n := range w.tree {
+		f := w.files[n.ino]
+		if f == nil {
+			continue
+		}
+		want := f.content(len(f.changes))
+		got := make([]byte, len(want)+1)
+		k, err := w.fs.Read(w.ctx, n.ino, got, 0)
+		if err != nil || string(got[:k]) != string(want) {
+			w.t.Fatalf("%s differs without a crash: %d bytes of %d, %v", p, k, len(want), err)
+		}
+	}
+}
+
+// Crash is one crash of a recording: where and what it left, and the same once more
+// while what it left was opened, if Again is not negative.
+type Crash struct {
+	Cut       int
+	Left      sim.Choice
+	Again     int
+	LeftAgain sim.Choice
+}
+
+func (c Crash) String() string {
+	s := fmt.Sprintf("cut=%d left=%v", c.Cut, c.Left)
+	if c.Again >= 0 {
+		s += fmt.Sprintf(" again=%d leftagain=%v", c.Again, c.LeftAgain)
+	}
+	return s
+}
+
+// ParseCrash reads what String has written.
+func ParseCrash(s string) (Crash, error) {
+	c := Crash{Again: -1}
+	for _, f := range strings.Fields(s) {
+		key, value, _ := strings.Cut(f, "=")
+		var err error
+		switch key {
+		case "cut":
+			_, err = fmt.Sscan(value, &c.Cut)
+		case "again":
+			_, err = fmt.Sscan(value, &c.Again)
+		case "left":
+			c.Left, err = sim.ParseChoice(value)
+		case "leftagain":
+			c.LeftAgain, err = sim.ParseChoice(value)
+		default:
+			err = fmt.Errorf("unknown %q", key)
+		}
+		if err != nil {
+			return c, fmt.Errorf("crash %q: %w", s, err)
+		}
+	}
+	return c, nil
+}
+
+// Try crashes at a place and verifies what is left. The cursor is the caller's; it
+// is fastest if it goes forward.
+func (r *Recording) Try(ctx context.Context, at *sim.Cursor, c Crash) error {
+	at.Seek(c.Cut)
+	d := at.Crash(c.Left)
+	opened, err := r.verifyDisk(ctx, d, c.Cut)
+	if err == nil && c.Again >= 0 {
+		next := d.Cursor()
+		next.Seek(c.Again % (opened + 1))
+		_, err = r.verifyDisk(ctx, next.Crash(c.LeftAgain), c.Cut)
+	}
+	if err != nil {
+		err = fmt.Errorf("crash %v: %w", c, err)
+	}
+	return err
+}
+
+// Exhaust tries all positions, each with every choice that needs no number and some
+// seeds; where less than all sectors are in doubt, with all choices there are. It
+// returns how many crashes it tried and the first error.
+func (r *Recording) Exhaust(seeds int) (int, error) {
+	return r.run(func(at *sim.Cursor, cut int, yield func(Crash) bool) {
+		choices := []sim.Choice{sim.None, sim.All, sim.DeviceOnly, sim.StoreOnly}
+		if n := at.Atoms(); n <= maxMasked {
+			choices = choices[:0]
+			for bits := range uint64(1) << n {
+				choices = append(choices, sim.Masked(bits))
+			}
+		} else {
+			for s := range seeds {
+				choices = append(choices, sim.Seeded(uint64(cut*seeds+s)))
+			}
+		}
+		for _, c := range choices {
+			if !yield(Crash{Cut: cut, Left: c, Again: -1}) {
+				return
+			}
+		}
+		rng := rand.New(rand.NewPCG(uint64(cut), 1))
+		yield(Crash{cut, sim.Seeded(rng.Uint64()), rng.IntN(1 << 20), sim.Seeded(rng.Uint64())})
+	}, r.First, 1)
+}
+
+// maxMasked is with how many sectors in doubt all choices are tried.
+const maxMasked = 3
+
+// Sample tries n positions, as seed says, in order.
+func (r *Recording) Sample(seed uint64, n int) (int, error) {
+	step := max(1, (r.Last-r.First)/max(1, n))
+	rng := rand.New(rand.NewPCG(seed, 2))
+	return r.run(func(_ *sim.Cursor, cut int, yield func(Crash) bool) {
+		c := Crash{Cut: cut, Again: -1}
+		switch rng.IntN(8) {
+		case 0:
+			c.Left = sim.DeviceOnly
+		case 1:
+			c.Left = sim.StoreOnly
+		case 2:
+			c.Left = sim.None
+		default:
+			c.Left = sim.Seeded(rng.Uint64())
+		}
+		if rng.IntN(8) == 0 {
+			c.Again, c.LeftAgain = rng.IntN(1<<20), sim.Seeded(rng.Uint64())
+		}
+		yield(c)
+	}, r.First+rng.IntN(step), step)
+}
+
+func (r *Recording) run(crashes func(at *sim.Cursor, cut int, yield func(Crash) bool), first, step int) (tried int, err error) {
+	at := r.Disk.Cursor()
+	for cut := first; cut <= r.Last; cut += step {
+		at.Seek(cut)
+		crashes(at, cut, func(c Crash) bool {
+			tried++
+			err = r.Try(context.Background(), at, c)
+			return err == nil
+		})
+		if err != nil {
+			return tried, fmt.Errorf("%w\nthe log around it:\n%s", err, strings.Join(r.Disk.Trace(cut, 6), "\n"))
+		}
+	}
+	return tried, nil
+}

@@ -1,0 +1,143 @@
+package crashtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"holdfast/extent"
+	"holdfast/internal/sim"
+	"holdfast/store"
+	"holdfast/volume"
+)
+
+// left is what a crash left, opened again.
+type left struct {
+	r    *Recording
+	disk *sim.Disk
+	vol  *volume.Volume
+	used int64
+	seen map[extent.Ino]*volume.Inode
+}
+
+// verifyDisk opens a disk as a crash at cut left it, and holds it against what was
+// promised until then. It returns the length of the disk's own log once it was
+// opened.
+func (r *Recording) verifyDisk(ctx context.Context, d *sim.Disk, cut int) (opened int, err error) {
+	dev := d.Device()
+	st, err := store.Open(metaDir, r.o.storeOptions(d))
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	var found []string
+	if _, err := volume.Check(ctx, dev, st, func(p volume.Problem) { found = append(found, p.String()) }); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if found != nil {
+		return 0, fmt.Errorf("%s: %w", strings.Join(found, "; "), ErrUnclean)
+	}
+	vol, err := volume.Open(ctx, dev, st, volume.Options{})
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	opened = d.Pos()
+	l := &left{r: r, disk: d, vol: vol, seen: make(map[extent.Ino]*volume.Inode)}
+	return opened, l.verify(cut)
+}
+
+func (l *left) verify(cut int) error {
+	got := make(tree)
+	if err := l.walk(extent.RootIno, "", got); err != nil {
+		return err
+	}
+	if err := l.r.names.verify(got, cut); err != nil {
+		return err
+	}
+	for ino, n := range l.seen {
+		if err := l.verifyFile(l.r.files[ino], n, cut); err != nil {
+			return err
+		}
+	}
+	if i := l.vol.Info(); i.Free+l.used != i.Total {
+		return fmt.Errorf("files have %d bytes, %d of %d are free: %w", l.used, i.Free, i.Total, ErrLeaked)
+	}
+	return l.verifyTails()
+}
+
+// walk fills in what a directory leads to.
+func (l *left) walk(dir extent.Ino, at string, into tree) error {
+	type entry struct {
+		name string
+		volume.Entry
+	}
+	var all []entry
+	err := l.vol.ReadDir(dir, 0, func(name string, e volume.Entry) bool {
+		all = append(all, entry{name, e})
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		p := at + "/" + e.name
+		n, err := l.vol.Load(e.Ino)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+		into[p] = node{e.Ino, e.Type, n.Attr.Target}
+		switch {
+		case n.Attr.IsDir():
+			if err := l.walk(e.Ino, p, into); err != nil {
+				return err
+			}
+		case n.Attr.IsRegular():
+			l.seen[e.Ino] = n
+		}
+	}
+	return nil
+}
+
+func (l *left) verifyFile(f *fileModel, n *volume.Inode, cut int) error {
+	if f == nil {
+		return fmt.Errorf("inode %d is no file of the workload: %w", n.Ino, ErrNames)
+	}
+	got := make([]byte, n.Attr.Size)
+	if k, err := n.ReadAt(got, 0); err != nil || k != len(got) {
+		return fmt.Errorf("file %d: read %d of %d bytes: %w", f.id, k, len(got), errors.Join(err, ErrLost))
+	}
+	a, err := n.Allocated()
+	if err != nil {
+		return err
+	}
+	l.used += a
+	blocks := int64(0)
+	err = n.HomeExtents(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
+		blocks = e.Off + e.Len
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return f.verify(got, blocks, cut)
+}
+
+// verifyTails lets all files grow: what appears must be zeros.
+func (l *left) verifyTails() error {
+	for ino, n := range l.seen {
+		size := n.Attr.Size
+		if err := n.Truncate(size + 3*block); err != nil {
+			return fmt.Errorf("inode %d: grow: %w", ino, err)
+		}
+		got := make([]byte, 3*block)
+		if _, err := n.ReadAt(got, size); err != nil {
+			return fmt.Errorf("inode %d: %w", ino, err)
+		}
+		if i := slices.IndexFunc(got, func(b byte) bool { return b != 0 }); i >= 0 {
+			return fmt.Errorf("file %d grown from %d: byte %d is not zero: %w", l.r.files[ino].id, size, size+int64(i), ErrForeign)
+		}
+	}
+	return nil
+}

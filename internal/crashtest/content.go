@@ -102,7 +102,8 @@ func (w *World) Allocate(p string, off, n int64) bool {
 	return err == nil
 }
 
-// Window is a window over a range of a file, under a write lease.
+// Window is a window over a range of a file, under a write lease. It is none if a
+// fault was in the way.
 type Window struct {
 	w      *World
 	f      *fileModel
@@ -143,6 +144,9 @@ func (w *World) Window(p string, off, n int64) *Window {
 func (v *Window) Store(off, n int64) {
 	w := v.w
 	w.t.Helper()
+	if v.pieces == nil {
+		return
+	}
 	w.gen++
 	gen, r := w.gen, within(off, n)
 	p := stamped(v.f.id, gen, r)
@@ -170,7 +174,13 @@ func (v *Window) Store(off, n int64) {
 func (v *Window) Commit(size int64) {
 	w := v.w
 	w.t.Helper()
+	if v.pieces == nil {
+		return
+	}
 	s, err := w.do("commit", func() error { return w.fs.Commit(w.ctx, v.lease, v.f.ino, v.r, size) })
+	if err != nil {
+		v.pieces = nil // nobody knows what the size is now
+	}
 	if size > v.f.size {
 		w.changed(v.f, s, err, change{what: resized, size: size})
 		for _, c := range v.behind {
@@ -185,6 +195,9 @@ func (v *Window) Commit(size int64) {
 // Release gives the lease back.
 func (v *Window) Release() {
 	v.w.t.Helper()
+	if v.pieces == nil {
+		return
+	}
 	s, err := v.w.do("release", func() error { return v.w.arb.CloseLease(v.w.ctx, v.lease) })
 	v.w.durable(s, err, v.f)
 }

@@ -13,7 +13,8 @@
 // To add a workload, write a func(*World) and put it into Workloads. To add an
 // operation, write a method of World beside the others: it calls the filesystem
 // within do, and appends what may have become of the content (change) or of the
-// names (rename).
+// names (rename). What changes the place of bytes in one step is a change of the
+// kind edited.
 //
 // Workloads run on one goroutine, so that a recording is the same each time.
 //

@@ -17,12 +17,9 @@ type Recording struct {
 	Disk *sim.Disk
 	// First and Last are the positions between which the power can fail.
 	First, Last int
-	// Failed are the errors of operations where faults were made.
-	Failed []error
-
-	o     Options
-	names names
-	files map[extent.Ino]*fileModel
+	o           Options
+	names       names
+	files       map[extent.Ino]*fileModel
 }
 
 // Record runs a workload. The positions are those of its own time: the volume is
@@ -35,8 +32,13 @@ func Record(t testing.TB, wl Workload, o Options) *Recording {
 	if o.Fault == nil {
 		w.compare()
 	}
+	return w.recording(end)
+}
+
+// recording ends the world.
+func (w *World) recording(end int) *Recording {
 	w.end()
-	r := &Recording{Disk: w.disk, First: w.first, Last: end, Failed: w.Failed, o: o, names: w.names, files: w.files}
+	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files}
 	r.o.Fault, r.o.Wrap, r.o.After = nil, nil, nil
 	for _, f := range r.files {
 		for i, c := range f.changes {
@@ -53,7 +55,7 @@ func newWorld(t testing.TB, wl Workload, o Options) *World {
 	if wl.Size == 0 {
 		wl.Size = 1 << 20
 	}
-	w := &World{t: t, ctx: context.Background(), o: o, tree: make(tree), files: make(map[extent.Ino]*fileModel)}
+	w := &World{t: t, ctx: context.Background(), o: o, last: extent.RootIno, tree: make(tree), files: make(map[extent.Ino]*fileModel)}
 	w.names.moments = []moment{{}}
 	w.names.syncs = []nameSync{{}}
 	var err error

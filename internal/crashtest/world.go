@@ -2,7 +2,6 @@ package crashtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -31,13 +30,13 @@ type World struct {
 	ctx context.Context
 	o   Options
 
-	names names
-	tree  tree // now
-	files map[extent.Ino]*fileModel
-	gen   uint32
-	first int // position of Begin
-	// Failed are the errors of operations, where faults are made.
-	Failed []error
+	names  names
+	tree   tree // now
+	files  map[extent.Ino]*fileModel
+	last   extent.Ino // that was given out
+	gen    uint32
+	first  int     // position of Begin
+	failed []error // of operations, where faults are made
 }
 
 // do runs one operation and returns when it was. An error is the end of the test,
@@ -55,7 +54,7 @@ func (w *World) do(what string, op func() error) (span, error) {
 		if w.o.Fault == nil {
 			w.t.Fatal(err)
 		}
-		w.Failed = append(w.Failed, err)
+		w.failed = append(w.failed, err)
 	}
 	return s, err
 }
@@ -107,13 +106,6 @@ func (w *World) changed(f *fileModel, s span, err error, c change) {
 	f.changes = append(f.changes, c)
 }
 
-// edited notes that an operation made something else of a file, at one moment. What
-// was there before is durable by then.
-func (w *World) edited(f *fileModel, s span, err error, edit func([]byte) []byte) {
-	after := edit(f.content(len(f.changes)))
-	w.changed(f, s, err, change{what: edited, edit: edit, size: int64(len(after))})
-}
-
 // rename notes what an operation did to the names.
 func (w *World) rename(s span, err error, edit func(tree)) {
 	next := maps.Clone(w.tree)
@@ -163,13 +155,14 @@ func (w *World) make(p string, typ uint32, target string) {
 		return err
 	})
 	if err != nil {
-		return // it was not applied, or is a file that nobody knows the number of
+		a.Ino = w.last + 1 // if it is there after all
 	}
+	w.last = max(w.last, a.Ino)
 	if typ == syscall.S_IFREG {
 		f := &fileModel{id: uint32(len(w.files) + 1), ino: a.Ino, memo: map[int][]byte{0: nil}}
 		w.files[a.Ino] = f
 	}
-	w.rename(s, nil, func(t tree) { t[p] = node{a.Ino, typ, target} })
+	w.rename(s, err, func(t tree) { t[p] = node{a.Ino, typ, target} })
 }
 
 // Link gives a file another name.
@@ -280,9 +273,4 @@ func (w *World) Sync() {
 	}
 	s, err := w.do("sync", func() error { return w.fs.Sync(w.ctx) })
 	w.durable(s, err, all...)
-}
-
-// tolerable reports whether an error is what a fault may lead to.
-func tolerable(err error) bool {
-	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS)
 }

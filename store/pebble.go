@@ -22,7 +22,7 @@ const (
 	// formatVersion is Pebble's own format on disk. It is fixed here, so that an
 	// update of the library does not silently make volumes unreadable for the
 	// release before.
-	formatVersion = pebble.FormatWALSyncChunks
+	formatVersion = pebble.FormatTableFormatV6
 	cacheSize     = 64 << 20
 	memTableSize  = 16 << 20
 )
@@ -54,6 +54,7 @@ type Pebble struct {
 	readOnly bool
 
 	failed  atomic.Pointer[error] // the first failure; set once
+	broken  chan struct{}         // closed by the first failure
 	sync    group.Group
 	stall   *throttle
 	running atomic.Bool   // from the end of Open
@@ -79,7 +80,20 @@ func Create(dir string, o Options) (*Pebble, error) {
 	if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
 		return nil, fmt.Errorf("create store: %w", err)
 	}
-	return open(dir, o, true)
+	s, err := open(dir, o, true)
+	if err != nil {
+		return nil, err
+	}
+	// The log of a store that Pebble has just made is of an older format, which does
+	// not say what was synced. The next one is not.
+	if err := s.Fence(0); err != nil {
+		return nil, errors.Join(fmt.Errorf("create store: %w", err), s.Close())
+	}
+	s.emptyLog()
+	if err := s.failure(); err != nil {
+		return nil, errors.Join(fmt.Errorf("create store: %w", err), s.Close())
+	}
+	return s, nil
 }
 
 // Open opens the store in dir. It returns ErrNotExist if there is none, and
@@ -101,7 +115,8 @@ func open(dir string, o Options, create bool) (*Pebble, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	s := &Pebble{lock: lock, log: o.Log, readOnly: o.ReadOnly, stall: newThrottle(), closing: make(chan struct{})}
+	s := &Pebble{lock: lock, log: o.Log, readOnly: o.ReadOnly, stall: newThrottle(),
+		broken: make(chan struct{}), closing: make(chan struct{})}
 	if err := s.start(dir, o, create); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), lock.Close())
 	}
@@ -127,6 +142,9 @@ func lockDir(dir string, fsys vfs.FS) (*pebble.Lock, error) {
 }
 
 func (s *Pebble) start(dir string, o Options, create bool) error {
+	if err := checkLogs(dir, o.fs()); err != nil {
+		return err
+	}
 	if o.Verify != nil {
 		if err := s.verify(dir, o); err != nil {
 			return err
@@ -322,6 +340,7 @@ func (s *Pebble) Fence(term uint64) error {
 func (s *Pebble) Close() error {
 	var err error
 	s.closed.Do(func() {
+		s.emptyLog()
 		close(s.closing)
 		err = errors.Join(s.db.Close(), s.lock.Close())
 		if s.failure() != nil {
@@ -330,6 +349,23 @@ func (s *Pebble) Close() error {
 		}
 	})
 	return err
+}
+
+// emptyLog brings what is in the log into tables: for the last bytes of a log nothing
+// vouches. If it fails, the log is still there.
+func (s *Pebble) emptyLog() {
+	if s.writable() != nil {
+		return
+	}
+	done, err := s.db.AsyncFlush()
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	select {
+	case <-done:
+	case <-s.broken: // then it may wait for Close
+	}
 }
 
 func (s *Pebble) writable() error {
@@ -350,6 +386,7 @@ func (s *Pebble) failure() error {
 func (s *Pebble) fail(err error) {
 	err = fmt.Errorf("%w: %w", ErrFailed, err)
 	if s.failed.CompareAndSwap(nil, &err) {
+		close(s.broken)
 		s.stall.end()
 		s.log.Error("metadata store failed", "err", err)
 	}

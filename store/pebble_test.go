@@ -271,11 +271,11 @@ func TestFailureAnywhere(t *testing.T) {
 				}
 			}
 		}
-		g.counting.Store(false)
 		if err != nil {
 			wantFailed(t, s)
 		}
 		ok(t, s.Close())
+		g.counting.Store(false)
 		r, oerr := Open("meta", Options{FS: mem})
 		ok(t, oerr)
 		for i := range acked + 1 {

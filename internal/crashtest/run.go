@@ -155,15 +155,18 @@ func (r *Recording) Try(ctx context.Context, at *sim.Cursor, c Crash) error {
 // returns how many crashes it tried and the first error.
 func (r *Recording) Exhaust(seeds int) (int, error) {
 	return r.run(func(at *sim.Cursor, cut int, yield func(Crash) bool) {
-		choices := []sim.Choice{sim.None, sim.All, sim.DeviceOnly, sim.StoreOnly}
-		if n := at.Atoms(); n <= maxMasked {
-			choices = choices[:0]
-			for bits := range uint64(1) << n {
+		var choices []sim.Choice
+		if device, st, names := at.Atoms(); device+st+names <= maxMasked {
+			for bits := range uint64(1) << (device + st + names) {
 				choices = append(choices, sim.Masked(bits))
 			}
 		} else {
+			choices = append(choices, sim.None, sim.All, sim.DeviceOnly, sim.StoreOnly)
 			for s := range seeds {
 				choices = append(choices, sim.Seeded(uint64(cut*seeds+s)))
+			}
+			for n := 1; n < st; n += 1 + st/maxTorn {
+				choices = append(choices, sim.Torn(n))
 			}
 		}
 		for _, c := range choices {
@@ -176,8 +179,10 @@ func (r *Recording) Exhaust(seeds int) (int, error) {
 	}, r.First, 1)
 }
 
-// maxMasked is with how many sectors in doubt all choices are tried.
-const maxMasked = 3
+const (
+	maxMasked = 3  // with how many sectors and names in doubt all choices are tried
+	maxTorn   = 16 // at how many places a write of the store is torn
+)
 
 // Sample tries n positions, as seed says, in order.
 func (r *Recording) Sample(seed uint64, n int) (int, error) {

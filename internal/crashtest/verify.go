@@ -16,7 +16,6 @@ import (
 // left is what a crash left, opened again.
 type left struct {
 	r    *Recording
-	disk *sim.Disk
 	vol  *volume.Volume
 	used int64
 	seen map[extent.Ino]*volume.Inode
@@ -44,7 +43,7 @@ func (r *Recording) verifyDisk(ctx context.Context, d *sim.Disk, cut int) (opene
 		return 0, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	opened = d.Pos()
-	l := &left{r: r, disk: d, vol: vol, seen: make(map[extent.Ino]*volume.Inode)}
+	l := &left{r: r, vol: vol, seen: make(map[extent.Ino]*volume.Inode)}
 	return opened, l.verify(cut)
 }
 

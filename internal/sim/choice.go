@@ -22,6 +22,7 @@ const (
 	storeOnly
 	seeded
 	masked
+	torn
 )
 
 // The choices that need no number: nothing of it is left, all of it, or all of one
@@ -41,7 +42,11 @@ func Seeded(seed uint64) Choice { return Choice{seeded, seed} }
 // first being written. It goes through all choices where Cursor.Atoms is small.
 func Masked(bits uint64) Choice { return Choice{masked, bits} }
 
-var choiceNames = [...]string{"none", "all", "device", "store", "seed:", "mask:"}
+// Torn leaves the first n sectors that the store wrote, and all that was written to
+// the device: a disk that writes in order, cut off in the middle of a log.
+func Torn(n int) Choice { return Choice{torn, uint64(n)} }
+
+var choiceNames = [...]string{"none", "all", "device", "store", "seed:", "mask:", "torn:"}
 
 // String is what ParseChoice understands.
 func (c Choice) String() string {
@@ -64,7 +69,7 @@ func ParseChoice(s string) (Choice, error) {
 			return Choice{kind: kind}, nil
 		}
 	}
-	return Choice{}, fmt.Errorf("choice %q: want none, all, device, store, seed:N or mask:N", s)
+	return Choice{}, fmt.Errorf("choice %q: want none, all, device, store, seed:N, mask:N or torn:N", s)
 }
 
 // decision carries out a Choice.
@@ -74,6 +79,7 @@ type decision struct {
 	odds  [2]int // of a sector to be left, in 8, of the store and of the device
 	spare int    // the atom that is decided the other way; -1 is none
 	atom  int
+	store int // sectors of the store so far
 }
 
 func (c Choice) decide(atoms int) *decision {
@@ -104,6 +110,10 @@ func (d *decision) versions(device bool, n int) int {
 		left = device
 	case storeOnly:
 		left = !device
+	case torn:
+		if left = device || uint64(d.store) < d.n; !device {
+			d.store++
+		}
 	case masked:
 		left = atom < 64 && d.n>>atom&1 != 0
 	case seeded:
@@ -133,6 +143,9 @@ func (d *decision) names(n int) (left func(int) bool, removals bool) {
 		}
 		k := d.rng.IntN(n + 1)
 		return func(i int) bool { return i < k }, true
+	}
+	if d.kind == torn {
+		return func(int) bool { return true }, true
 	}
 	k := 0
 	for k < n && d.versions(false, 1) > 0 {

@@ -96,10 +96,16 @@ func (c *Cursor) counts() (times map[place]int, order []place, names int) {
 	return times, order, names
 }
 
-// Atoms is how many sectors and names are in doubt at this position.
-func (c *Cursor) Atoms() int {
+// Atoms is how many sectors of the device, sectors of the store and names are in
+// doubt at this position.
+func (c *Cursor) Atoms() (device, store, names int) {
 	_, order, names := c.counts()
-	return len(order) + names
+	for _, at := range order {
+		if at.obj == deviceObj {
+			device++
+		}
+	}
+	return device, len(order) - device, names
 }
 
 // Crash returns the disk as a power cut at this position leaves it.

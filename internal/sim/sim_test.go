@@ -154,6 +154,19 @@ func TestTorn(t *testing.T) {
 	}
 }
 
+// TestTornLog: the first sectors of the store and all of the device.
+func TestTornLog(t *testing.T) {
+	d := New(devSize, stale)
+	put(t, d, 1, 0, 2*Sector)
+	create(t, d, "f", string(fill('x', 3*Sector)))
+	for n := range 4 {
+		after := crash(d, Torn(n))
+		if got := text(t, after, "f"); got != string(fill('x', n*Sector)) || get(t, after, Sector, 1)[0] != 1 {
+			t.Errorf("%d: %d bytes", n, len(got))
+		}
+	}
+}
+
 // TestMasked goes through all outcomes.
 func TestMasked(t *testing.T) {
 	d := New(devSize, stale)
@@ -162,8 +175,8 @@ func TestMasked(t *testing.T) {
 	create(t, d, "f", "x")
 	cur := d.Cursor()
 	cur.Seek(d.Pos())
-	if n := cur.Atoms(); n != 5 { // three sectors, one name, one sector of the file
-		t.Fatalf("%d atoms", n)
+	if dev, st, names := cur.Atoms(); dev != 3 || st != 1 || names != 1 {
+		t.Fatalf("%d sectors of the device, %d of the store, %d names", dev, st, names)
 	}
 	seen := make(map[string]bool)
 	for bits := range uint64(32) {
@@ -274,7 +287,7 @@ func TestFailed(t *testing.T) {
 }
 
 func TestChoiceText(t *testing.T) {
-	for _, c := range []Choice{None, All, DeviceOnly, StoreOnly, Seeded(17), Masked(5)} {
+	for _, c := range []Choice{None, All, DeviceOnly, StoreOnly, Seeded(17), Masked(5), Torn(3)} {
 		if got, err := ParseChoice(c.String()); err != nil || got != c {
 			t.Errorf("%v: %v, %v", c, got, err)
 		}

@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+var errShort = fmt.Errorf("device was cut short: %w", syscall.EIO)
 
 // File is a Device that lies in a regular file or is a block device. I/O goes
 // through the host's page cache, never through memory that this process touches, so
@@ -145,8 +148,11 @@ func (d *File) ReadAt(p []byte, off int64) (int, error) {
 	}
 	n, err := d.f.ReadAt(p, off)
 	if err != nil {
-		// An end of file within the size means that the file was cut short under us.
-		return n, fmt.Errorf("read device at %d: %w: %w", off, syscall.EIO, err)
+		err = fmt.Errorf("read device at %d: %w: %w", off, syscall.EIO, err)
+		if errors.Is(err, io.EOF) {
+			d.fail(err) // the file was cut short under us
+		}
+		return n, err
 	}
 	return n, nil
 }
@@ -156,7 +162,7 @@ func (d *File) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > d.size-int64(len(p)) {
 		return 0, d.outside("write", off, int64(len(p)))
 	}
-	if err := d.failure(); err != nil {
+	if err := d.usable(); err != nil {
 		return 0, err
 	}
 	n, err := d.f.WriteAt(p, off)
@@ -169,7 +175,7 @@ func (d *File) WriteAt(p []byte, off int64) (int, error) {
 // Sync implements Device.
 func (d *File) Sync() error {
 	return d.sync.Do(func() error {
-		if err := d.failure(); err != nil {
+		if err := d.usable(); err != nil {
 			return err
 		}
 		if err := retry(func() error { return unix.Fdatasync(int(d.f.Fd())) }); err != nil {
@@ -239,6 +245,22 @@ func (d *File) outside(what string, off, n int64) error {
 func (d *File) failure() error {
 	if p := d.failed.Load(); p != nil {
 		return *p
+	}
+	return nil
+}
+
+// usable returns why nothing may be written any more. A write to a file that was cut
+// short would make it long again, and what was lost read as zeros.
+func (d *File) usable() error {
+	if err := d.failure(); err != nil || d.block {
+		return err
+	}
+	var st unix.Stat_t
+	if err := retry(func() error { return unix.Fstat(int(d.f.Fd()), &st) }); err != nil {
+		return d.fail(fmt.Errorf("size: %w", err))
+	}
+	if st.Size < d.size {
+		return d.fail(fmt.Errorf("%w: the file has %d bytes of %d", errShort, st.Size, d.size))
 	}
 	return nil
 }

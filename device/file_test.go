@@ -114,14 +114,29 @@ func TestOutside(t *testing.T) {
 }
 
 // TestCutShort: a file that is truncated under the server is an error, not a
-// signal and not a short read.
+// signal and not a short read. It does not become long again, with zeros in it.
 func TestCutShort(t *testing.T) {
-	d, path := create(t)
-	if err := os.Truncate(path, size/2); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.ReadAt(make([]byte, 4096), size-4096); !errors.Is(err, syscall.EIO) {
-		t.Fatal(err)
+	for what, op := range map[string]func(d *File) error{
+		"read":  func(d *File) error { _, err := d.ReadAt(make([]byte, 4096), size-4096); return err },
+		"write": func(d *File) error { _, err := d.WriteAt(make([]byte, 4096), size-4096); return err },
+		"sync":  (*File).Sync,
+	} {
+		d, path := create(t)
+		if err := os.Truncate(path, size/2); err != nil {
+			t.Fatal(err)
+		}
+		if err := op(d); !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := d.WriteAt([]byte("x"), size-1); !errors.Is(err, ErrFailed) {
+			t.Errorf("write after %s: %v", what, err)
+		}
+		if st, err := os.Stat(path); err != nil || st.Size() != size/2 {
+			t.Errorf("after %s: size %d, %v", what, st.Size(), err)
+		}
+		if _, err := d.ReadAt(make([]byte, 1), 0); err != nil {
+			t.Errorf("what is there cannot be read after %s: %v", what, err)
+		}
 	}
 }
 

@@ -34,8 +34,6 @@ func (l *life) write(off, n int64) *life {
 
 func (l *life) sync() *life { return l.add(change{what: synced, size: l.size}) }
 
-func (l *life) now() []byte { return bytes.Clone(l.content(len(l.changes))) }
-
 // TestModel: what a file may be after a crash, and what not.
 func TestModel(t *testing.T) {
 	halves := func(b []byte) []byte { return append(bytes.Clone(b[4*block:]), b[:2*block]...) }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"holdfast/internal/sim"
 )
 
 // smallTable makes Pebble turn its log and write its tables often. Batches of more
@@ -177,12 +179,14 @@ func TestTerm(t *testing.T) {
 
 // TestDurability: what was synced survives a power cut, and of the rest a prefix.
 func TestDurability(t *testing.T) {
-	fsys := vfs.NewCrashableMem()
-	s := open1(t, fsys)
+	d := sim.New(0, 0)
+	s := open1(t, d.FS())
 	ok(t, s.Apply(put("a", "1")))
 	ok(t, s.Sync())
 	ok(t, s.Apply(put("b", "2")))
-	after, err := Open("meta", Options{FS: fsys.CrashClone(vfs.CrashCloneCfg{})})
+	at := d.Cursor()
+	at.Seek(d.Pos())
+	after, err := Open("meta", Options{FS: at.Crash(sim.None).FS()})
 	ok(t, err)
 	defer after.Close()
 	if a, b := get(t, after, "a"), get(t, after, "b"); a != "1" || b != "-" {

@@ -44,7 +44,7 @@ func BenchmarkExtents(b *testing.B) {
 }
 
 // nullDevice does nothing, so that what remains is the volume's own cost.
-type nullDevice struct{ memDevice }
+type nullDevice struct{ device.Device }
 
 func (d *nullDevice) ReadAt(p []byte, off int64) (int, error)  { return len(p), nil }
 func (d *nullDevice) WriteAt(p []byte, off int64) (int, error) { return len(p), nil }

@@ -3,131 +3,68 @@ package volume
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"syscall"
 	"testing"
 
-	"holdfast/device"
 	"holdfast/extent"
+	"holdfast/internal/sim"
 	"holdfast/store"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // stale fills the blocks of a test device: the bytes of whoever had them before.
 // No test writes it, so that no file may ever show it.
-const stale = 0xA5
+const stale = sim.Stale
 
-// memDevice is a device that records what was not synced, so that a crash can
-// lose or tear any of it.
-type memDevice struct {
-	mu      sync.Mutex
-	now     []byte
-	safe    []byte
-	pending []pendingWrite
+// testDevice is the device of a simulated disk, which can be told to fail.
+type testDevice struct {
+	*sim.Device
 	syncs   int
-	onSync  func()
+	onSync  func() // called when a flush is done and its caller does not know yet
 	failing error
 	full    bool
 }
 
-type pendingWrite struct {
-	off int64
-	p   []byte
-}
-
-var _ device.Device = (*memDevice)(nil)
-
-func newMemDevice(size int64) *memDevice {
-	d := &memDevice{now: make([]byte, size)}
-	if size > dataStart {
-		copy(d.now[dataStart:], fill(stale, int(size-dataStart)))
-	}
-	d.safe = append([]byte(nil), d.now...)
-	return d
-}
-
-func (d *memDevice) ReadAt(p []byte, off int64) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return copy(p, d.now[off:off+int64(len(p))]), nil
-}
-
-func (d *memDevice) WriteAt(p []byte, off int64) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *testDevice) WriteAt(p []byte, off int64) (int, error) {
 	if d.failing != nil {
 		return 0, d.failing
 	}
-	copy(d.now[off:off+int64(len(p))], p)
-	d.pending = append(d.pending, pendingWrite{off, append([]byte(nil), p...)})
-	return len(p), nil
+	return d.Device.WriteAt(p, off)
 }
 
-func (d *memDevice) Sync() error {
-	if d.onSync != nil {
-		d.onSync()
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *testDevice) Sync() error {
 	if d.failing != nil {
 		return d.failing
 	}
-	for _, w := range d.pending {
-		copy(d.safe[w.off:], w.p)
-	}
-	d.pending = nil
 	d.syncs++
-	return nil
+	err := d.Device.Sync()
+	if d.onSync != nil {
+		d.onSync()
+	}
+	return err
 }
 
-func (d *memDevice) Reserve(off, n int64) error {
+func (d *testDevice) Reserve(off, n int64) error {
 	if d.full {
 		return syscall.ENOSPC
 	}
 	return nil
 }
 
-// Discard leaves the worst that it may: somebody's bytes.
-func (d *memDevice) Discard(off, n int64) error {
-	_, err := d.WriteAt(fill(stale, int(n)), off)
-	return err
-}
-
-func (d *memDevice) Size() int64        { return int64(len(d.now)) }
-func (d *memDevice) Fence(uint64) error { return nil }
-func (d *memDevice) Close() error       { return nil }
-
-// crash returns the device as it is after a power cut: each sector written since
-// the last sync is there or not.
-func (d *memDevice) crash(rng *rand.Rand) *memDevice {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	after := &memDevice{now: append([]byte(nil), d.safe...)}
-	for _, w := range d.pending {
-		for i := 0; i < len(w.p); i += 512 {
-			if rng.IntN(2) == 0 {
-				copy(after.now[w.off+int64(i):], w.p[i:min(i+512, len(w.p))])
-			}
-		}
-	}
-	after.safe = append([]byte(nil), after.now...)
-	return after
-}
-
 // rig is a volume with what it lies on.
 type rig struct {
-	t   testing.TB
-	dev *memDevice
-	fs  *vfs.MemFS
-	st  *store.Pebble
-	v   *Volume
-	mu  sync.RWMutex // of whatever inode a test uses alone
+	t    testing.TB
+	disk *sim.Disk
+	dev  *testDevice // of disk
+	st   *store.Pebble
+	v    *Volume
+	mu   sync.RWMutex // of whatever inode a test uses alone
 }
 
+func (r *rig) insert(d *sim.Disk) { r.disk, r.dev = d, &testDevice{Device: d.Device()} }
+
 func (r *rig) options(verify func(store.Reader) error) store.Options {
-	return store.Options{FS: r.fs, Verify: verify, CacheSize: 1 << 20, MemTableSize: 512 << 10}
+	return store.Options{FS: r.disk.FS(), Verify: verify, CacheSize: 1 << 20, MemTableSize: 512 << 10}
 }
 
 type fataler interface {
@@ -144,7 +81,8 @@ func must(t fataler, err error) {
 
 func newRig(t testing.TB, size int64) *rig {
 	t.Helper()
-	r := &rig{t: t, dev: newMemDevice(size), fs: vfs.NewCrashableMem()}
+	r := &rig{t: t}
+	r.insert(sim.New(size, dataStart))
 	st, err := store.Create("meta", r.options(nil))
 	must(t, err)
 	r.st = st
@@ -178,12 +116,12 @@ func (r *rig) openStore() {
 }
 
 // crash cuts the power of store and device at once and opens what is left.
-func (r *rig) crash(rng *rand.Rand) {
+func (r *rig) crash(left sim.Choice) {
 	r.t.Helper()
-	fs := r.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
-	dev := r.dev.crash(rng)
+	at := r.disk.Cursor()
+	at.Seek(r.disk.Pos())
 	r.st.Close()
-	r.fs, r.dev = fs, dev
+	r.insert(at.Crash(left))
 	r.openStore()
 	r.check()
 	r.open()

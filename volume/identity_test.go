@@ -12,6 +12,7 @@ import (
 
 	"holdfast/device"
 	"holdfast/extent"
+	"holdfast/internal/sim"
 	"holdfast/store"
 
 	"github.com/google/uuid"
@@ -187,21 +188,20 @@ func TestGenerationAfterCrash(t *testing.T) {
 
 func TestCreateRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
-		dev  func(d *memDevice)
+		dev  func(d *testDevice)
 		st   func(s *store.Pebble) error
 		want error
 	}{
 		"blank":          {want: nil},
-		"a filesystem":   {dev: func(d *memDevice) { d.now[0x438] = 0x53 }, want: ErrForeign},
-		"another format": {dev: func(d *memDevice) { copy(d.now, magic[:]); d.now[8] = 7 }, want: ErrExists},
+		"a filesystem":   {dev: func(d *testDevice) { d.WriteAt([]byte{0x53}, 0x438) }, want: ErrForeign},
+		"another format": {dev: func(d *testDevice) { d.WriteAt(append(magic[:], 7), 0) }, want: ErrExists},
 		"used store":     {st: func(s *store.Pebble) error { var b store.Batch; b.Put([]byte("x"), nil); return s.Apply(&b) }, want: ErrForeign},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, 8*mib)
-			r.dev = newMemDevice(8 * mib)
 			must(t, r.st.Close())
-			must(t, r.fs.RemoveAll("meta"))
-			st, err := store.Create("meta", store.Options{FS: r.fs})
+			r.insert(sim.New(8*mib, dataStart))
+			st, err := store.Create("meta", r.options(nil))
 			must(t, err)
 			defer st.Close()
 			if c.dev != nil {
@@ -218,13 +218,13 @@ func TestCreateRefuses(t *testing.T) {
 					t.Fatalf("a second time: %v", err)
 				}
 				// As if the crash had come before the device's superblock.
-				clear(r.dev.now[:extent.BlockSize])
+				r.dev.WriteAt(make([]byte, extent.BlockSize), 0)
 				must(t, Create(r.dev, st, Options{}))
 			}
 		})
 	}
 	r := newRig(t, 8*mib)
-	if err := Create(newMemDevice(MinSize-1), r.st, Options{}); !errors.Is(err, ErrTooSmall) {
+	if err := Create(sim.New(MinSize-1, MinSize).Device(), r.st, Options{}); !errors.Is(err, ErrTooSmall) {
 		t.Error(err)
 	}
 }

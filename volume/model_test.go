@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"syscall"
 	"testing"
 
 	"holdfast/extent"
+	"holdfast/internal/sim"
 
 	"pgregory.net/rapid"
 )
@@ -280,7 +280,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		},
 		"crash": func(t *rapid.T) {
 			// What was deleted may be back; only what is known not to be is told apart.
-			m.crash(rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)))
+			m.crash(sim.Seeded(rapid.Uint64().Draw(t, "seed")))
 			m.files = slices.DeleteFunc(m.files, func(f *modelFile) bool {
 				n, err := m.v.Load(f.n.Ino)
 				if errors.Is(err, syscall.ENOENT) && !f.synced {

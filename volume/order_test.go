@@ -4,28 +4,20 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"math/rand/v2"
 	"syscall"
 	"testing"
 
 	"holdfast/device"
 	"holdfast/extent"
+	"holdfast/internal/sim"
 	"holdfast/store"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // powerCut loses all that the store has not synced, and keeps all that the device
 // was told: the worst case for blocks that were freed.
 func (r *rig) powerCut() {
 	r.t.Helper()
-	must(r.t, r.dev.Sync())
-	fs := r.fs.CrashClone(vfs.CrashCloneCfg{})
-	r.st.Close()
-	r.fs = fs
-	r.openStore()
-	r.check()
-	r.open()
+	r.crash(sim.DeviceOnly)
 }
 
 func fill(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
@@ -147,26 +139,15 @@ func TestWriteDuringCommit(t *testing.T) {
 	must(t, n.Allocate(extent.Range{Off: 0, End: mib}, false))
 	r.sync(n)
 	must(t, n.Write(fill('1', 8192), 4096))
-	var lost *memDevice
 	r.dev.onSync = func() {
 		r.dev.onSync = nil
-		// The device does what was asked so far, and nothing of what comes now.
-		must(t, r.dev.Sync())
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		must(t, n.Write(fill('2', 8192), 12288))
 		must(t, n.Write(fill('2', 8192), 2*mib))
-		lost = r.dev.crash(rand.New(rand.NewPCG(1, 1)))
-		copy(lost.now, r.dev.safe)
-		copy(lost.safe, r.dev.safe)
 	}
 	r.sync(n)
-	fs := r.fs.CrashClone(vfs.CrashCloneCfg{})
-	r.st.Close()
-	r.fs, r.dev = fs, lost
-	r.openStore()
-	r.check()
-	r.open()
+	r.crash(sim.None)
 	want := make([]byte, mib)
 	copy(want[4096:], fill('1', 8192))
 	if got := r.read(r.load(n.Ino)); !bytes.Equal(got, want) {

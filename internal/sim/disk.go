@@ -29,7 +29,7 @@ const Sector = 512
 
 // Stale is what the blocks of a new device hold from a given offset on: bytes of
 // whoever had them before.
-const Stale = 0x25
+const Stale = 0x65
 
 // Numbers of objects: the device, the root directory, then what is created.
 const (

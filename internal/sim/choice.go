@@ -136,13 +136,8 @@ func (d *decision) versions(device bool, n int) int {
 // go.
 func (d *decision) names(n int) (left func(int) bool, removals bool) {
 	if d.kind == seeded {
-		if d.rng.IntN(3) == 0 {
-			// As Pebble's own tests: any new name, no old one goes.
-			bits := d.rng.Uint64()
-			return func(i int) bool { return bits>>(i%64)&1 != 0 }, false
-		}
 		k := d.rng.IntN(n + 1)
-		return func(i int) bool { return i < k }, true
+		return func(i int) bool { return i < k }, d.rng.IntN(3) > 0
 	}
 	if d.kind == torn {
 		return func(int) bool { return true }, true

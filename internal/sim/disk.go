@@ -9,9 +9,8 @@
 //
 // What a file's sync promises is what POSIX says and no more: a name is there for
 // sure only after a sync of its directory. Before that names come in the order of
-// their making, as a journal does it, or any new ones come and none goes, as in
-// Pebble's own tests; Pebble is not made for a disk that loses an old name before
-// the new one is there.
+// their making, as a journal does it; old ones may stay. Pebble is not made for a
+// disk that has the later of two names and not the earlier.
 //
 // It must not know what a volume is.
 //

@@ -1,8 +1,6 @@
 package crashtest
 
-import (
-	"testing"
-)
+import "testing"
 
 // TestRot flips bits in all files of a store at rest, and in the superblock: that is
 // refused, or does no harm; no name and no byte is wrong, and nothing panics.
@@ -21,7 +19,11 @@ func TestRot(t *testing.T) {
 			}
 			noticed := 0
 			for _, f := range append(files, File{"", 60}) {
-				for off := int64(0); off < f.Size; off += max(1, f.Size/places) {
+				step := max(1, f.Size/places)
+				for off := int64(0); off < f.Size; off += step {
+					if f.Size-off < 64 { // the footer of a table
+						step = 1
+					}
 					found, err := r.Rot(t.Context(), f.Name, off, 1<<(off%8))
 					if err != nil {
 						t.Error(err)

@@ -17,6 +17,7 @@ func Workloads() []Workload {
 		{Name: "truncate-many", Size: 3 << 20, Run: func(w *World) { many(w, func() { w.Truncate("/f", 5*block+100) }) }},
 		{Name: "punch-many", Size: 3 << 20, Run: func(w *World) { many(w, func() { w.Punch("/f", 3*block+100, 2*fragments*block) }) }},
 		{Name: "unlink-many", Size: 3 << 20, Run: func(w *World) { many(w, func() { w.Unlink("/f") }) }},
+		{Name: "grow-many", Size: 3 << 20, Run: growsMany},
 		{Name: "punch", Run: punches},
 		{Name: "allocate", Run: allocates},
 		{Name: "reuse", Size: 320 * kib, Run: reuses},
@@ -149,6 +150,21 @@ func many(w *World, op func()) {
 		w.Append("/f", 3*block)
 		w.Fsync("/f")
 	}
+}
+
+// growsMany commits extents that take several batches, the size with the last.
+func growsMany(w *World) {
+	w.Create("/f")
+	w.Write("/f", 0, 100)
+	w.Fsync("/f")
+	w.FsyncDir("/")
+	for i := range int64(fragments) {
+		w.Write("/f", (2*i+1)*block, 8)
+	}
+	w.Begin()
+	w.Fsync("/f")
+	w.Append("/f", 100)
+	w.Fsync("/f")
 }
 
 // punches makes holes, within blocks and across, and fills them.

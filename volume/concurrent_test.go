@@ -131,7 +131,7 @@ func TestSyncIsShared(t *testing.T) {
 	n := r.create("f")
 	var mu sync.RWMutex
 	var wg sync.WaitGroup
-	before := r.dev.syncs
+	before := r.dev.syncs.Load()
 	for range 50 {
 		wg.Go(func() {
 			mu.Lock()
@@ -146,16 +146,16 @@ func TestSyncIsShared(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if k := r.dev.syncs - before; k > 50 || k == 0 {
+	if k := r.dev.syncs.Load() - before; k > 50 || k == 0 {
 		t.Errorf("%d flushes", k)
 	}
 	if n.Dirty() {
 		t.Error("dirty after the syncs")
 	}
 	// Nothing to do is nothing done.
-	before = r.dev.syncs
+	before = r.dev.syncs.Load()
 	must(t, r.v.Sync(context.Background(), n, &mu))
-	if r.dev.syncs != before {
+	if r.dev.syncs.Load() != before {
 		t.Error("a clean file flushes the device")
 	}
 }

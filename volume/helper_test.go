@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -19,7 +20,7 @@ const stale = sim.Stale
 // testDevice is the device of a simulated disk, which can be told to fail.
 type testDevice struct {
 	*sim.Device
-	syncs   int
+	syncs   atomic.Int64
 	onSync  func() // called when a flush is done and its caller does not know yet
 	failing error
 	full    bool
@@ -36,7 +37,7 @@ func (d *testDevice) Sync() error {
 	if d.failing != nil {
 		return d.failing
 	}
-	d.syncs++
+	d.syncs.Add(1)
 	err := d.Device.Sync()
 	if d.onSync != nil {
 		d.onSync()

@@ -49,13 +49,20 @@ func TestAllocs(t *testing.T) {
 	view := func() {
 		in := &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: node}, Offset: 4096, Size: viewFrom}
 		res, st := r.Read(nil, in, data)
-		if _, ok := res.(viewed); !ok || !st.Ok() || res.Size() != viewFrom {
+		if _, ok := res.(passing); !ok || !st.Ok() || res.Size() != viewFrom {
 			t.Fatalf("%T, %v", res, st)
 		}
+		if r.mu.TryLock() {
+			t.Fatal("the gate could shut before the reply is written")
+		}
 		res.Done()
+		if !r.mu.TryLock() {
+			t.Fatal("the gate cannot shut when the reply is written")
+		}
+		r.mu.Unlock()
 	}
-	if n := testing.AllocsPerRun(1000, view); n > 1 {
-		t.Errorf("a read without a copy costs %v allocations, want the view", n)
+	if n := testing.AllocsPerRun(1000, view); n > 2 {
+		t.Errorf("a read without a copy costs %v allocations, want the view and its answer", n)
 	}
 }
 
@@ -67,13 +74,13 @@ func newRaw(t *testing.T) (*rawFS, uint64) {
 
 // disk counts what is made durable.
 type disk struct {
-	device.Device
+	*device.File
 	flushes, syncs atomic.Int64
 }
 
 func (d *disk) Sync() error {
 	d.flushes.Add(1)
-	return d.Device.Sync()
+	return d.File.Sync()
 }
 
 // journal is the store of a disk.
@@ -105,7 +112,7 @@ func newRawOn(t *testing.T, d *disk) (*rawFS, uint64) {
 	must(err)
 	t.Cleanup(func() { st.Close() })
 	must(volume.Create(dev, st, volume.Options{}))
-	d.Device = dev
+	d.File = dev
 	vol, err := volume.Open(t.Context(), d, journal{st, d}, volume.Options{})
 	must(err)
 	t.Cleanup(func() { vol.Close() })

@@ -117,15 +117,17 @@ func (g *gated) Release(cancel <-chan struct{}, in *gofuse.ReleaseIn) {
 }
 
 // Read holds the gate until the reply is written, if it is answered with a view.
-func (g *gated) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (res gofuse.ReadResult, st gofuse.Status) {
-	st = g.pass(func() (st gofuse.Status) {
-		res, st = g.rawFS.Read(cancel, in, buf)
-		if v, ok := res.(viewed); ok {
-			g.mu.RLock()
-			res = passing{v, &g.mu}
-		}
-		return st
-	})
+func (g *gated) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
+	g.mu.RLock()
+	if g.shut {
+		g.mu.RUnlock()
+		return nil, gofuse.Status(syscall.ENOTCONN)
+	}
+	res, st := g.rawFS.Read(cancel, in, buf)
+	if v, ok := res.(viewed); ok {
+		return passing{v, &g.mu}, st
+	}
+	g.mu.RUnlock()
 	return res, st
 }
 
@@ -143,6 +145,28 @@ func (p passing) Done() {
 func (g *gated) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (n uint32, st gofuse.Status) {
 	st = g.pass(func() (st gofuse.Status) { n, st = g.rawFS.Write(cancel, in, data); return st })
 	return n, st
+}
+
+func (g *gated) GetXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string, dest []byte) (n uint32, st gofuse.Status) {
+	st = g.pass(func() (st gofuse.Status) { n, st = g.rawFS.GetXAttr(cancel, h, name, dest); return st })
+	return n, st
+}
+
+func (g *gated) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest []byte) (n uint32, st gofuse.Status) {
+	st = g.pass(func() (st gofuse.Status) { n, st = g.rawFS.ListXAttr(cancel, h, dest); return st })
+	return n, st
+}
+
+func (g *gated) SetXAttr(cancel <-chan struct{}, in *gofuse.SetXAttrIn, name string, value []byte) gofuse.Status {
+	return g.pass(func() gofuse.Status { return g.rawFS.SetXAttr(cancel, in, name, value) })
+}
+
+func (g *gated) RemoveXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
+	return g.pass(func() gofuse.Status { return g.rawFS.RemoveXAttr(cancel, h, name) })
+}
+
+func (g *gated) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.CreateOut) gofuse.Status {
+	return g.pass(func() gofuse.Status { return g.rawFS.Tmpfile(cancel, in, out) })
 }
 
 func (g *gated) Fsync(cancel <-chan struct{}, in *gofuse.FsyncIn) gofuse.Status {

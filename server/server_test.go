@@ -294,6 +294,10 @@ func TestWithoutFUSE(t *testing.T) {
 	if s.Mount != "" {
 		t.Fatalf("mounted at %s without /dev/fuse", s.Mount)
 	}
+	conn, err := net.Dial("unixpacket", s.Socket)
+	must(t, err)
+	conn.Close()
+	s.Stop() // before that, some of the log may still be on its way
 	var lines []string
 	for _, l := range strings.Split(s.Log(), "\n") {
 		if strings.Contains(l, "no mount") {
@@ -303,10 +307,6 @@ func TestWithoutFUSE(t *testing.T) {
 	if len(lines) != 1 || !strings.Contains(lines[0], "/dev/fuse") || !strings.Contains(lines[0], "modprobe fuse") {
 		t.Errorf("the log says %q, want one line with reason and remedy", lines)
 	}
-	conn, err := net.Dial("unixpacket", s.Socket)
-	must(t, err)
-	conn.Close()
-	s.Stop()
 }
 
 // TestUnmountedByOthers: when somebody takes the mount away, the server ends.

@@ -66,13 +66,13 @@ var command = sync.OnceValues(func() (string, error) {
 	return filepath.Join(dir, "holdfast"), os.Chmod(dir, 0o755)
 })
 
-// leftBehind removes the command and complains about mounts that tests have left.
+// leftBehind removes the command and complains about mounts that its tests have left.
 func leftBehind() error {
 	err := os.RemoveAll(buildDir)
 	mounts, merr := mountinfo.Holdfast()
 	err = errors.Join(err, merr)
 	for _, m := range mounts {
-		if strings.Contains(m.Source, "/"+volumePrefix) {
+		if strings.Contains(m.Source, "/"+volumePrefix()) {
 			err = errors.Join(err, fmt.Errorf("left mounted: %s", m.Path))
 		}
 	}

@@ -24,10 +24,11 @@ import (
 	"holdfast/internal/testserver"
 )
 
-const (
-	volumePrefix = "holdfast-test-vol-"
-	blockSize    = 4096
-)
+const blockSize = 4096
+
+// volumePrefix begins the names of the volumes of this process: other runs of the tests have
+// theirs on the same machine.
+func volumePrefix() string { return fmt.Sprintf("holdfast-test-vol-%d-", os.Getpid()) }
 
 // volume is a directory with a volume and, most of the time, the server of it.
 type volume struct {
@@ -57,7 +58,7 @@ func newVolume(t testing.TB, args ...string) *volume {
 		t.Fatal(err)
 	}
 	// Not t.TempDir: its names are too long for a socket.
-	top, err := os.MkdirTemp("", volumePrefix)
+	top, err := os.MkdirTemp("", volumePrefix())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,14 @@ func (s *Session) Stat(ctx context.Context, f *os.File) (json.RawMessage, error)
 	return text(parts, err)
 }
 
+// Grow makes the volume larger while it is in use, and returns the size that it has
+// then. It is for administrators.
+func (s *Session) Grow(ctx context.Context, size int64) (int64, error) {
+	var got wire.Grow
+	err := s.ask(ctx, wire.OpGrow, &wire.Grow{Size: size}, &got)
+	return got.Size, err
+}
+
 // List returns a listing as a JSON array.
 func (s *Session) List(ctx context.Context, what ListKind, f Filter) (json.RawMessage, error) {
 	parts, err := s.call(ctx, wire.OpList, &wire.List{Kind: what, File: f.File, Session: f.Session})

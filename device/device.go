@@ -46,6 +46,9 @@ type Device interface {
 	Discard(off, n int64) error
 	// Size is the size in bytes; offsets beyond are refused with EINVAL.
 	Size() int64
+	// Grow makes the device have at least size bytes, durably: ENOSPC if it cannot
+	// have them. It may have more, and never has less than before.
+	Grow(size int64) error
 	// Fence makes writes of every server of a lower term impossible, in flight
 	// ones included, before it returns. It returns ErrStaleTerm if a higher term
 	// was already set.

@@ -23,10 +23,13 @@ var errShort = fmt.Errorf("device was cut short: %w", syscall.EIO)
 // that an error of the medium or a file that was cut short comes back as an error.
 type File struct {
 	f     *os.File
-	size  int64
+	size  atomic.Int64
 	block bool // a block device
 	// view is all of it, mapped; nil if that could not be done, and after Close.
 	view atomic.Pointer[[]byte]
+
+	growMu sync.Mutex
+	old    [][]byte // views of when it was smaller, in use until Close; guarded by growMu
 
 	failed atomic.Pointer[error] // the first failure; set once
 	sync   group.Group
@@ -122,16 +125,21 @@ func (d *File) start(prepare func() error) error {
 			return err
 		}
 	}
+	size, err := d.hostSize()
+	d.size.Store(size)
+	return err
+}
+
+// hostSize asks the host how many bytes there are.
+func (d *File) hostSize() (int64, error) {
 	if d.block {
-		d.size, err = blockSize(d.f.Fd())
-		return err
+		return blockSize(d.f.Fd())
 	}
-	st, err = d.f.Stat()
+	st, err := d.f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	d.size = st.Size()
-	return nil
+	return st.Size(), nil
 }
 
 // FD is the descriptor, for mechanisms that do I/O themselves. It stays open
@@ -139,11 +147,11 @@ func (d *File) start(prepare func() error) error {
 func (d *File) FD() uintptr { return d.f.Fd() }
 
 // Size implements Device.
-func (d *File) Size() int64 { return d.size }
+func (d *File) Size() int64 { return d.size.Load() }
 
 // ReadAt implements Device.
 func (d *File) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off > d.size-int64(len(p)) {
+	if off < 0 || off > d.Size()-int64(len(p)) {
 		return 0, d.outside("read", off, int64(len(p)))
 	}
 	n, err := d.f.ReadAt(p, off)
@@ -159,7 +167,7 @@ func (d *File) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt implements Device.
 func (d *File) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || off > d.size-int64(len(p)) {
+	if off < 0 || off > d.Size()-int64(len(p)) {
 		return 0, d.outside("write", off, int64(len(p)))
 	}
 	if err := d.usable(); err != nil {
@@ -188,7 +196,7 @@ func (d *File) Sync() error {
 // Reserve implements Device. A host that cannot reserve lets it succeed; a full
 // host then shows up as a failed write.
 func (d *File) Reserve(off, n int64) error {
-	if off < 0 || n <= 0 || off > d.size-n {
+	if off < 0 || n <= 0 || off > d.Size()-n {
 		return d.outside("reserve", off, n)
 	}
 	if err := d.failure(); err != nil || d.block {
@@ -203,7 +211,7 @@ func (d *File) Reserve(off, n int64) error {
 
 // Discard implements Device. A host that cannot discard lets it succeed.
 func (d *File) Discard(off, n int64) error {
-	if off < 0 || n <= 0 || off > d.size-n {
+	if off < 0 || n <= 0 || off > d.Size()-n {
 		return d.outside("discard", off, n)
 	}
 	if err := d.failure(); err != nil {
@@ -239,7 +247,7 @@ func (d *File) Close() error { return errors.Join(d.unmapView(), d.f.Close()) }
 // outside is the error for a range that is not on the device. Writing there
 // would make a regular file grow.
 func (d *File) outside(what string, off, n int64) error {
-	return fmt.Errorf("%s device [%d,+%d) of %d bytes: %w", what, off, n, d.size, syscall.EINVAL)
+	return fmt.Errorf("%s device [%d,+%d) of %d bytes: %w", what, off, n, d.Size(), syscall.EINVAL)
 }
 
 func (d *File) failure() error {
@@ -255,12 +263,13 @@ func (d *File) usable() error {
 	if err := d.failure(); err != nil || d.block {
 		return err
 	}
+	size := d.Size() // before the host's, which may grow meanwhile
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(int(d.f.Fd()), &st) }); err != nil {
 		return d.fail(fmt.Errorf("size: %w", err))
 	}
-	if st.Size < d.size {
-		return d.fail(fmt.Errorf("%w: the file has %d bytes of %d", errShort, st.Size, d.size))
+	if st.Size < size {
+		return d.fail(fmt.Errorf("%w: the file has %d bytes of %d", errShort, st.Size, size))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"os"
 	"unsafe"
 
@@ -20,21 +21,35 @@ type Viewer interface {
 
 var _ Viewer = (*File)(nil)
 
-// mapView maps the device to be viewed. Where it cannot be mapped there are no views.
+// mapView maps the device to be viewed. Where it cannot be mapped there are no views,
+// or none of what it has grown by. It needs growMu, or to be alone.
 func (d *File) mapView() {
-	if d.size != int64(int(d.size)) {
+	size := d.Size()
+	if size != int64(int(size)) {
 		return
 	}
-	if m, err := unix.Mmap(int(d.f.Fd()), 0, int(d.size), unix.PROT_READ, unix.MAP_SHARED); err == nil {
-		d.view.Store(&m)
+	m, err := unix.Mmap(int(d.f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return
+	}
+	if old := d.view.Swap(&m); old != nil {
+		d.old = append(d.old, *old)
 	}
 }
 
 func (d *File) unmapView() error {
+	d.growMu.Lock()
+	defer d.growMu.Unlock()
+	all := d.old
 	if m := d.view.Swap(nil); m != nil {
-		return unix.Munmap(*m)
+		all = append(all, *m)
 	}
-	return nil
+	var errs []error
+	for _, m := range all {
+		errs = append(errs, unix.Munmap(m))
+	}
+	d.old = nil
+	return errors.Join(errs...)
 }
 
 // View implements Viewer. What is not cached is left to ReadAt, because the host

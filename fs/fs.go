@@ -116,6 +116,18 @@ func (f *FS) Close(ctx context.Context) (err error) {
 	return err
 }
 
+// Grow makes the volume larger, see volume.Grow, and returns its size. It may be
+// called while files are in use.
+func (f *FS) Grow(ctx context.Context, size int64) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := f.vol.Grow(size); err != nil {
+		return 0, err
+	}
+	return f.vol.Info().Size, nil
+}
+
 // OnInvalidate sets the function that is called, with no lock held, when
 // attributes or content of a file changed by another way than the mount.
 func (f *FS) OnInvalidate(fn func(extent.Ino)) { f.invalidate.Store(&fn) }

@@ -117,6 +117,8 @@ type FS interface {
 	Punch(ctx context.Context, c arbiter.Caller, ino extent.Ino, r extent.Range) error
 	// Class says what a write into or an allocation of the range would be.
 	Class(ctx context.Context, ino extent.Ino, r extent.Range) (layout.Class, error)
+	// Grow makes the volume larger and returns its size.
+	Grow(ctx context.Context, size int64) (int64, error)
 	// Stat describes a file: what is returned is shown as JSON.
 	Stat(ctx context.Context, ino extent.Ino) (any, error)
 }

@@ -271,6 +271,21 @@ func (r *request) change() error {
 	return r.done(nil)
 }
 
+func (r *request) grow() error {
+	var m wire.Grow
+	if err := m.Decode(r.body); err != nil {
+		return err
+	}
+	if !r.caller.admin {
+		return fmt.Errorf("only an administrator changes the size of the volume: %w", syscall.EPERM)
+	}
+	size, err := r.srv.cfg.FS.Grow(r.ctx, m.Size)
+	if err != nil {
+		return err
+	}
+	return r.done(&wire.Grow{Size: size})
+}
+
 func (r *request) admit() error {
 	if err := (&wire.Empty{}).Decode(r.body); err != nil {
 		return err

@@ -23,7 +23,7 @@ import (
 	"holdfast/wire"
 )
 
-var helpers = localtest.Helpers{"listen": listenHelper, "session": sessionHelper, "speak": speakHelper, "attach": attachHelper, "list": listHelper}
+var helpers = localtest.Helpers{"listen": listenHelper, "session": sessionHelper, "speak": speakHelper, "attach": attachHelper, "grow": growHelper, "list": listHelper}
 
 // socketpair returns two ends, the first for this process, the second to be given
 // to a helper as its descriptor 3.
@@ -217,6 +217,46 @@ func TestPathsOfOthers(t *testing.T) {
 	}
 	if got := p.Want("foreign"); got != fmt.Sprint(os.Getpid()) {
 		t.Errorf("foreign lease: %q", got)
+	}
+}
+
+// growHelper asks for a larger volume as user 1000.
+func growHelper(args []string) error {
+	if err := unix.Setresuid(1000, 1000, 1000); err != nil {
+		return err
+	}
+	c, err := client.Dial(context.Background(), args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Grow(context.Background(), 1<<20)
+	fmt.Println("refused", errors.Is(err, syscall.EPERM))
+	return nil
+}
+
+// The size of the volume is for administrators.
+func TestGrow(t *testing.T) {
+	s := localtest.Start(t, localtest.Options{})
+	c, err := client.Dial(t.Context(), s.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if size, err := c.Grow(t.Context(), 1<<20); err != nil || size != 1<<20 {
+		t.Fatalf("%d bytes, %v", size, err)
+	}
+	if _, err := c.Grow(t.Context(), 4096); !errors.Is(err, syscall.EINVAL) {
+		t.Fatalf("smaller: %v", err)
+	}
+	if _, err := c.Grow(t.Context(), -1); !errors.Is(err, syscall.EINVAL) {
+		t.Fatalf("negative: %v", err)
+	}
+	if os.Getuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	if got := localtest.Helper(t, "grow", nil, s.Socket).Want("refused"); got != "true" {
+		t.Fatalf("another user is refused: %s", got)
 	}
 }
 

@@ -83,6 +83,7 @@ func operations() map[wire.Op]operation {
 		wire.OpCommit:    {(*request).commit, true},
 		wire.OpChange:    {(*request).change, true},
 		wire.OpStat:      {(*request).stat, true},
+		wire.OpGrow:      {(*request).grow, true},
 		wire.OpPin:       {(*request).pin, true},
 		wire.OpUnpin:     {(*request).unpin, true},
 		wire.OpWould:     {(*request).would, true},

@@ -62,7 +62,7 @@ func (v *Volume) reserve(r run) error {
 	}
 	chunk := extent.Range{
 		Off: r.off &^ (reserveChunk - 1),
-		End: min((r.off+r.len+reserveChunk-1)&^(reserveChunk-1), v.id.size),
+		End: min((r.off+r.len+reserveChunk-1)&^(reserveChunk-1), v.size.Load()),
 	}
 	for _, c := range []extent.Range{chunk, r.rng()} {
 		err := v.dev.Reserve(c.Off, c.End-c.Off)

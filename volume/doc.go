@@ -28,7 +28,7 @@
 //
 // # Lock order
 //
-//	syncAllMu
+//	growMu, syncAllMu
 //	  Inode.commitMu
 //	    the caller's mutex of an inode
 //	      Inode.loadMu

@@ -93,7 +93,7 @@ func (n *Inode) loadExtents() error {
 		if err != nil {
 			return false, err
 		}
-		if e.Off < pos || e.Addr.Off < dataStart || e.Addr.Off+e.Len > n.v.id.size {
+		if e.Off < pos || e.Addr.Off < dataStart || e.Addr.Off+e.Len > n.v.size.Load() {
 			return false, fmt.Errorf("extent %v at %v overlaps or leaves the device: %w", e.Range(), e.Addr, ErrCorrupt)
 		}
 		pos = e.Off + e.Len

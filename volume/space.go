@@ -27,6 +27,14 @@ type busyRun struct {
 	seq uint64
 }
 
+// extend adds blocks that are new.
+func (s *space) extend(r run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total += r.len
+	s.free.give(r)
+}
+
 // retire puts on the busy list what batch seq frees.
 func (s *space) retire(seq uint64, runs []run) {
 	s.mu.Lock()

@@ -43,7 +43,7 @@ type superblock struct {
 	// generation is raised at each open, in the store first. It is also the term of
 	// the server that opened.
 	generation uint64
-	size       int64 // of the device, at creation
+	size       int64 // that is used of the device
 	created    int64
 }
 
@@ -149,9 +149,14 @@ func verify(dev device.Device, st store.Reader) (onDev, inStore superblock, err 
 	if inStore, err = readStoreSuper(st); err != nil {
 		return onDev, inStore, fmt.Errorf("store: %w", err)
 	}
-	if onDev.uuid != inStore.uuid || onDev.size != inStore.size {
+	// The store goes first when the volume grows, too.
+	grown := onDev.size < inStore.size && onDev.generation == inStore.generation
+	if onDev.uuid != inStore.uuid || onDev.size != inStore.size && !grown {
 		return onDev, inStore, fmt.Errorf("device is of volume %s (%d bytes), store of %s (%d bytes): %w",
 			onDev.uuid, onDev.size, inStore.uuid, inStore.size, ErrMismatch)
+	}
+	if dev.Size() < inStore.size {
+		return onDev, inStore, fmt.Errorf("device has %d bytes of %d: %w", dev.Size(), inStore.size, ErrTruncated)
 	}
 	// The store goes first at each open: one ahead is a crash between the two.
 	if d := inStore.generation - onDev.generation; d > 1 {

@@ -35,7 +35,8 @@ type Volume struct {
 	viewer device.Viewer // dev, or nil if it cannot be viewed
 	st     sealedStore
 	log    *slog.Logger
-	id     superblock
+	id     superblock // its size is guarded by growMu
+	size   atomic.Int64
 	term   uint64
 
 	failed atomic.Pointer[error] // the first failure; set once
@@ -52,6 +53,7 @@ type Volume struct {
 	inos, cookies, segs counter
 	files               atomic.Int64 // inodes that the store has
 
+	growMu    sync.Mutex
 	syncAllMu sync.Mutex // one SyncAll at a time, since it holds many commitMu
 }
 
@@ -87,8 +89,9 @@ func (v *Volume) claim() error {
 		return err
 	}
 	v.id = inStore
-	if onDev.generation < inStore.generation {
-		// Bring the device up first, so that it is never more than one behind.
+	v.size.Store(v.id.size)
+	if onDev.generation < inStore.generation || onDev.size < inStore.size {
+		// Bring the device up first, so that it is never more than one step behind.
 		if err := writeDeviceSuper(v.dev, &v.id); err != nil {
 			return err
 		}
@@ -211,7 +214,7 @@ type Info struct {
 
 // Info returns the state of the volume.
 func (v *Volume) Info() Info {
-	i := Info{UUID: v.id.uuid, Generation: v.id.generation, Size: v.id.size}
+	i := Info{UUID: v.id.uuid, Generation: v.id.generation, Size: v.size.Load()}
 	if err := v.FailReason(); err != nil {
 		i.FailReason = err.Error()
 	}

@@ -41,6 +41,7 @@ func TestProtocolDocument(t *testing.T) {
 		{wire.OpStat, &wire.Empty{}, nil, false},
 		{wire.OpSubscribe, &wire.Empty{}, &wire.Empty{}, false},
 		{wire.OpCancel, &wire.Cancel{}, &wire.Empty{}, false},
+		{wire.OpGrow, &wire.Grow{}, &wire.Grow{}, false},
 		{wire.OpBreak, nil, &wire.Break{}, false},
 		{wire.OpEvent, nil, nil, false},
 	} {

@@ -53,6 +53,7 @@ func FuzzChange(f *testing.F)        { fuzz(f, "Change") }
 func FuzzWould(f *testing.F)         { fuzz(f, "Would") }
 func FuzzList(f *testing.F)          { fuzz(f, "List") }
 func FuzzCancel(f *testing.F)        { fuzz(f, "Cancel") }
+func FuzzGrow(f *testing.F)          { fuzz(f, "Grow") }
 func FuzzBreak(f *testing.F)         { fuzz(f, "Break") }
 func FuzzEmpty(f *testing.F)         { fuzz(f, "Empty") }
 

@@ -425,6 +425,21 @@ func (m *Cancel) Decode(b []byte) error {
 	return d.err
 }
 
+// Grow asks for a larger volume, and answers with the size that it has.
+type Grow struct {
+	Size int64 // in bytes
+}
+
+// Append implements Body.
+func (m *Grow) Append(b []byte) []byte { return appendU64(b, uint64(m.Size)) }
+
+// Decode implements Body.
+func (m *Grow) Decode(b []byte) error {
+	d := decode(OpGrow, b, 8)
+	m.Size = d.size("size")
+	return d.err
+}
+
 // Empty is the body of requests and answers that say all in their header: WHO,
 // STAT, SUBSCRIBE, ADMIT.
 type Empty struct{}

@@ -106,6 +106,6 @@ Start with:  holdfast serve`,
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newWho(), newWould(), newEvents(), newStat())
+	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newWho(), newWould(), newEvents(), newStat(), newGrow())
 	return root
 }

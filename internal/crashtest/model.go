@@ -19,6 +19,7 @@ var (
 	ErrLost    = errors.New("bytes that were durable are lost")
 	ErrForeign = errors.New("bytes that are not the file's can be read")
 	ErrHalf    = errors.New("an operation is half done")
+	ErrShrunk  = errors.New("the volume is smaller than it was")
 	ErrLeaked  = errors.New("the free space does not add up")
 )
 

@@ -20,6 +20,7 @@ type Recording struct {
 	o           Options
 	names       names
 	files       map[extent.Ino]*fileModel
+	sizes       []growth
 }
 
 // Record runs a workload. The positions are those of its own time: the volume is
@@ -38,7 +39,7 @@ func Record(t testing.TB, wl Workload, o Options) *Recording {
 // recording ends the world.
 func (w *World) recording(end int) *Recording {
 	w.end()
-	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files}
+	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files, sizes: w.sizes}
 	r.o.Fault, r.o.Wrap, r.o.After = nil, nil, nil
 	for _, f := range r.files {
 		for i, c := range f.changes {

@@ -60,6 +60,11 @@ func (l *left) verify(cut int) error {
 			return err
 		}
 	}
+	for _, g := range l.r.sizes {
+		if i := l.vol.Info(); g.over(cut) && i.Size < g.size {
+			return fmt.Errorf("the volume has %d bytes of %d: %w", i.Size, g.size, ErrShrunk)
+		}
+	}
 	if i := l.vol.Info(); i.Free+l.used != i.Total {
 		return fmt.Errorf("files have %d bytes, %d of %d are free: %w", l.used, i.Free, i.Total, ErrLeaked)
 	}

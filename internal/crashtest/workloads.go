@@ -25,6 +25,7 @@ func Workloads() []Workload {
 		{Name: "unlinked-open", Run: unlinkedOpen},
 		{Name: "syncfs", Run: syncs},
 		{Name: "window", Run: windows},
+		{Name: "grow", Size: 256 * kib, Run: grows},
 	}
 }
 
@@ -265,6 +266,21 @@ func syncs(w *World) {
 	w.Rename("/a", "/b")
 	w.Unlink("/c")
 	w.Sync()
+}
+
+// grows fills a volume, makes it larger, and fills that.
+func grows(w *World) {
+	w.Create("/f")
+	w.FsyncDir("/")
+	w.Append("/f", 200*kib)
+	w.Fsync("/f")
+	for range 2 {
+		w.Grow(64 * kib)
+		w.Append("/f", 64*kib)
+		w.Fsync("/f")
+	}
+	w.Append("/f", 50*kib)
+	w.Grow(100 * kib)
 }
 
 // windows writes past the filesystem.

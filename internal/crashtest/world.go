@@ -33,6 +33,7 @@ type World struct {
 	names  names
 	tree   tree // now
 	files  map[extent.Ino]*fileModel
+	sizes  []growth
 	last   extent.Ino // that was given out
 	gen    uint32
 	first  int     // position of Begin
@@ -88,6 +89,25 @@ func (w *World) split(p string) (extent.Ino, string) {
 		return extent.RootIno, name
 	}
 	return w.at(strings.TrimSuffix(dir, "/")).ino, name
+}
+
+// growth is a volume that became larger.
+type growth struct {
+	span
+	size int64
+}
+
+// Grow makes the volume larger, by n bytes.
+func (w *World) Grow(n int64) {
+	w.t.Helper()
+	size := w.vol.Info().Size + n
+	s, err := w.do(fmt.Sprintf("grow to %d", size), func() error {
+		_, err := w.fs.Grow(w.ctx, size)
+		return err
+	})
+	if err == nil {
+		w.sizes = append(w.sizes, growth{s, size})
+	}
 }
 
 // changed notes what an operation did to the content of a file, which may also be

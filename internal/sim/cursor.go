@@ -26,7 +26,7 @@ func (c *Cursor) Seek(pos int) {
 	}
 	for ; c.at < pos; c.at++ {
 		switch e := &c.d.log[c.at]; e.kind {
-		case evWrite, evName:
+		case evWrite, evName, evSize:
 			c.pending = append(c.pending, e)
 		case evFlush:
 			c.flush(e.obj)

@@ -12,7 +12,7 @@ import (
 // Device is the disk's device, as one server has it open.
 type Device struct {
 	d      *Disk
-	size   int64
+	size   atomic.Int64
 	failed atomic.Pointer[error]
 }
 
@@ -23,12 +23,14 @@ var _ device.Device = (*Device)(nil)
 func (d *Disk) Device() *Device {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return &Device{d: d, size: d.now.files[deviceObj].size}
+	v := &Device{d: d}
+	v.size.Store(d.now.files[deviceObj].size)
+	return v
 }
 
 func (v *Device) within(off, n int64) error {
-	if off < 0 || off > v.size-n {
-		return fmt.Errorf("[%d,+%d) of %d bytes: %w", off, n, v.size, syscall.EINVAL)
+	if size := v.Size(); off < 0 || off > size-n {
+		return fmt.Errorf("[%d,+%d) of %d bytes: %w", off, n, size, syscall.EINVAL)
 	}
 	return nil
 }
@@ -95,7 +97,22 @@ func (v *Device) Discard(off, n int64) error {
 }
 
 // Size implements device.Device.
-func (v *Device) Size() int64 { return v.size }
+func (v *Device) Size() int64 { return v.size.Load() }
+
+// Grow implements device.Device. What is new is zeros.
+func (v *Device) Grow(size int64) error {
+	if err := v.failure(); err != nil {
+		return err
+	}
+	if err := v.d.extend(deviceObj, size); err != nil {
+		return err
+	}
+	if err := v.Sync(); err != nil {
+		return err
+	}
+	v.size.Store(max(size, v.Size()))
+	return nil
+}
 
 // Fence implements device.Device. There is no other server.
 func (v *Device) Fence(uint64) error { return nil }

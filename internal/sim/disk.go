@@ -96,6 +96,7 @@ type eventKind uint8
 const (
 	evWrite eventKind = iota
 	evName
+	evSize // the device or file is longer
 	evFlush
 	// evFailed is a flush that failed: what was written stays in doubt for good.
 	evFailed
@@ -183,6 +184,8 @@ func (i *image) apply(e *event) {
 		i.files[e.obj].write(e.data, e.off)
 	case evName:
 		i.name(e, true)
+	case evSize:
+		i.files[e.obj].grow(e.size)
 	}
 }
 
@@ -212,6 +215,17 @@ func (d *Disk) write(obj int, o Op, p []byte) (int, error) {
 		d.add(event{kind: evWrite, obj: obj, off: o.Off, data: append([]byte(nil), p...)})
 	}
 	return len(p), err
+}
+
+// extend makes the device or a file longer. A fault leaves it as it is.
+func (d *Disk) extend(obj int, size int64) error {
+	if err := d.ask(Op{Kind: Write, Off: size}); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.add(event{kind: evSize, obj: obj, size: size})
+	return nil
 }
 
 func (d *Disk) flush(obj int, o Op) error {
@@ -247,6 +261,8 @@ func (e *event) describe(i int) string {
 		return fmt.Sprintf("%d write %s [%d,+%d)", i, on, e.off, len(e.data))
 	case evName:
 		return fmt.Sprintf("%d directory %d: %s → %d, from %q", i, e.obj, e.name, e.to, e.from)
+	case evSize:
+		return fmt.Sprintf("%d %s has %d bytes", i, on, e.size)
 	case evFlush:
 		return fmt.Sprintf("%d flush %s", i, on)
 	}

@@ -35,6 +35,7 @@ type FS struct {
 	seg     extent.Segment
 	holds   uint64
 	commits int
+	size    int64 // of the volume
 }
 
 type piece struct {
@@ -234,6 +235,17 @@ func (f *FS) change(ctx context.Context, c arbiter.Caller, ino extent.Ino, r ext
 // Class implements local.FS.
 func (f *FS) Class(context.Context, extent.Ino, extent.Range) (layout.Class, error) {
 	return layout.Additive, nil
+}
+
+// Grow implements local.FS.
+func (f *FS) Grow(_ context.Context, size int64) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if size < f.size {
+		return 0, syscall.EINVAL
+	}
+	f.size = size
+	return size, nil
 }
 
 // Stat implements local.FS.

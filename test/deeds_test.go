@@ -34,6 +34,7 @@ type Deeds struct {
 	inherited []byte // a mapping from another process
 	stamps    *stamper
 	siege     *siege
+	model     *modelProcess
 }
 
 func newDeeds() *Deeds {

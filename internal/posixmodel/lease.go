@@ -1,0 +1,147 @@
+package posixmodel
+
+import (
+	"math"
+	"slices"
+	"syscall"
+)
+
+const inf = math.MaxInt64
+
+// The bits of Op.LeaseFlags.
+const (
+	LeaseWrite       = 1 << iota // access
+	LeaseExclusive               // mode
+	LeaseUnbreakable             // the change is refused, else the holder gives all of it back when asked
+	LeaseMap                     // map all of it
+)
+
+// lease is on whole blocks.
+type lease struct {
+	id, proc, flags int
+	n               *node
+	off, end        int64
+}
+
+func (l *lease) meets(off, length int64) bool {
+	end := int64(inf)
+	if length < inf-off {
+		end = off + length
+	}
+	return l.off < end && off < l.end
+}
+
+func (m *Model) endLease(l *lease) {
+	delete(m.leases, l.id)
+	l.n.leases = slices.DeleteFunc(l.n.leases, func(o *lease) bool { return o == l })
+	m.settle(l.n)
+	if l.flags&LeaseMap != 0 && l.flags&LeaseWrite != 0 {
+		l.n.mtime.known, l.n.ctime.known = false, false // releasing commits
+	}
+}
+
+// breakLeases is what a change meets that takes blocks away. Processes answer a break by
+// releasing the lease.
+func (m *Model) breakLeases(op Op, n *node, off, length int64) syscall.Errno {
+	var asked []*lease
+	for _, l := range n.leases {
+		if l.proc == op.Proc || !l.meets(off, length) {
+			continue
+		}
+		if l.flags&LeaseUnbreakable != 0 {
+			return syscall.ETXTBSY
+		}
+		asked = append(asked, l)
+	}
+	for _, l := range asked {
+		m.endLease(l)
+	}
+	return 0
+}
+
+// leasedForAdding reports whether another's exclusive lease refuses a change that gives the
+// file blocks, or makes unwritten ones written.
+func (m *Model) leasedForAdding(op Op, n *node, off, length int64) bool {
+	adds := false
+	span(off, length, func(b, _, _, _ int64) { adds = adds || n.blocks[b] == nil || !n.blocks[b].written })
+	if !adds {
+		return false
+	}
+	for _, l := range n.leases {
+		if l.proc != op.Proc && l.flags&LeaseExclusive != 0 && l.meets(off, length) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Model) leaseOp(op Op) Result {
+	switch op.Kind {
+	case Lease:
+		return fail(m.takeLease(op))
+	case APITruncate, APIPunch:
+		return fail(m.apiChange(op))
+	}
+	l := m.leases[op.Lease]
+	m.saw(l.n)
+	switch op.Kind {
+	case LeaseDrop:
+		m.endLease(l)
+	case LeaseLoad:
+		return Result{N: op.Len, Sum: Sum(l.n.bytes(op.Off, op.Len))}
+	case LeaseStore:
+		l.n.put(op.Off, Data(op.Seq, op.Len))
+		l.n.doubt(op.Off, op.Len)
+		l.n.mtime.known, l.n.ctime.known = false, false
+	case LeaseCommit:
+		l.n.mtime.known, l.n.ctime.known = false, false
+	}
+	return Result{}
+}
+
+func (m *Model) takeLease(op Op) syscall.Errno {
+	n, errno := m.find(op, true)
+	if errno != 0 {
+		return errno
+	}
+	if n.dir() {
+		return syscall.EISDIR
+	}
+	var asked []*lease
+	for _, l := range n.leases {
+		if l.proc == op.Proc || !l.meets(op.Off, op.Len) || (l.flags|op.LeaseFlags)&LeaseExclusive == 0 {
+			continue
+		}
+		if l.flags&LeaseUnbreakable != 0 {
+			return syscall.EBUSY
+		}
+		asked = append(asked, l)
+	}
+	for _, l := range asked {
+		m.endLease(l)
+	}
+	l := &lease{id: op.Lease, proc: op.Proc, flags: op.LeaseFlags, n: n,
+		off: op.Off / BlockSize * BlockSize, end: (op.Off + op.Len + BlockSize - 1) / BlockSize * BlockSize}
+	m.leases[l.id] = l
+	n.leases = append(n.leases, l)
+	n.atime.known = false
+	if op.LeaseFlags&LeaseMap != 0 && op.LeaseFlags&LeaseWrite != 0 {
+		n.doubt(l.off, l.end-l.off)
+		n.mtime.known, n.ctime.known = false, false
+	}
+	return 0
+}
+
+// apiChange truncates or punches over the socket.
+func (m *Model) apiChange(op Op) syscall.Errno {
+	n, errno := m.find(op, true)
+	switch {
+	case errno != 0:
+		return errno
+	case n.dir():
+		return syscall.EISDIR
+	case op.Kind == APITruncate:
+		return m.setSize(op, n, op.Len)
+	}
+	return m.punch(op, n)
+}

@@ -26,8 +26,8 @@ type Config struct {
 	// Device is the file or block device with the volume's blocks.
 	// Empty: Dir/device.
 	Device string
-	// Size is the size of a new device file. Zero: DefaultSize, or all of a
-	// block device. It does not change a volume that exists.
+	// Size is the size of a new device file. Zero: DefaultSize. A block device is
+	// used whole. It does not change a volume that exists.
 	Size int64
 	// Mount is the mount point. Empty: Dir/mnt.
 	Mount string

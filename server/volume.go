@@ -93,7 +93,7 @@ func (v *openVolume) open(ctx context.Context, cfg Config, log *slog.Logger) err
 func (v *openVolume) openDevice(cfg Config, hasMeta bool) (blank bool, err error) {
 	if !there(cfg.Device) {
 		if hasMeta {
-			return false, fmt.Errorf("there is metadata, but no device at %s: say with --device where it is", cfg.Device)
+			return false, errNoDevice(cfg)
 		}
 		dev, err := device.Create(cfg.Device, cmp.Or(cfg.Size, DefaultSize))
 		if err != nil {
@@ -112,10 +112,17 @@ func (v *openVolume) openDevice(cfg Config, hasMeta bool) (blank bool, err error
 		return false, err
 	}
 	blank = len(bytes.Trim(head, "\x00")) == 0
+	if st, err := os.Stat(cfg.Device); blank && cfg.Size != 0 && cfg.Size != dev.Size() && err == nil && st.Mode()&os.ModeDevice != 0 {
+		return false, fmt.Errorf("the block device %s has %d bytes and is used whole: leave out --size", cfg.Device, dev.Size())
+	}
 	if !blank && !hasMeta {
 		return false, fmt.Errorf("the device %s is not empty, and there is no metadata for it: if its content can go, wipe it first (wipefs -a, or remove the file)", cfg.Device)
 	}
 	return blank, nil
+}
+
+func errNoDevice(cfg Config) error {
+	return fmt.Errorf("there is metadata, but no device at %s: say with --device where it is", cfg.Device)
 }
 
 // create makes a volume on the blank device. The store may be there already, as
@@ -161,7 +168,7 @@ func explain(cfg Config, err error) error {
 		return fmt.Errorf("the device %s is used by another volume's server or mounted (%w): stop that, or name another with --device", cfg.Device, err)
 	}
 	if errors.Is(err, device.ErrInUse) || errors.Is(err, store.ErrInUse) {
-		return fmt.Errorf("%s is being served already (%w): use that server, stop it, or name another directory", cfg.Dir, err)
+		return fmt.Errorf("%s is being served already%s (%w): use that server, stop it, or name another directory", cfg.Dir, holder(cfg.Device), err)
 	}
 	return fmt.Errorf("volume %s: %w", cfg.Dir, err)
 }
@@ -177,6 +184,9 @@ func Check(ctx context.Context, cfg Config, report func(volume.Problem)) (volume
 			return volume.Summary{}, fmt.Errorf("there is a device %s, but no metadata at %s: name the directory that holds it (a volume that was never complete has none, and holdfast serve makes it)", cfg.Device, meta)
 		}
 		return volume.Summary{}, fmt.Errorf("%s holds no volume; holdfast serve makes one there", cfg.Dir)
+	}
+	if !there(cfg.Device) {
+		return volume.Summary{}, errNoDevice(cfg)
 	}
 	v := &openVolume{}
 	sum, err := v.check(ctx, cfg, report)

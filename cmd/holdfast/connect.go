@@ -110,7 +110,11 @@ func socketOfMount(path string) (string, error) {
 // open opens a file to ask about it.
 func open(path string, flags int) (*os.File, error) {
 	// Without O_NONBLOCK the open of a fifo would wait for a writer.
-	return os.OpenFile(path, flags|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, flags|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ENOTCONN) {
+		err = fmt.Errorf("%w: the server of this mount is dead; 'holdfast serve' with the same directory recovers it", err)
+	}
+	return f, err
 }
 
 // regular returns an error unless f is a file that leases are on.

@@ -13,9 +13,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"holdfast/client"
 )
 
 // Exit statuses that are the same for all subcommands.
@@ -67,9 +70,19 @@ func execute(args []string, in io.Reader, out, errOut io.Writer) int {
 		}
 	}
 	if exit.err != nil {
-		fmt.Fprintf(errOut, "holdfast: %v\n", err)
+		fmt.Fprintf(errOut, "holdfast: %s\n", forPeople(err))
 	}
 	return exit.status
+}
+
+// forPeople is the text of err without the names of the wire.
+func forPeople(err error) string {
+	text := err.Error()
+	var answer *client.Error
+	if errors.As(err, &answer) {
+		text = strings.Replace(text, answer.Error(), answer.Text, 1)
+	}
+	return text
 }
 
 // ranMark is set on a command whose arguments were right.

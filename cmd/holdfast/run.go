@@ -105,6 +105,7 @@ func (a *asking) lease(ctx context.Context, path string, flags int, r client.Ran
 	l, err = s.Lease(ctx, f, r, opts)
 	if err != nil {
 		s.Close()
+		err = fmt.Errorf("no lease on %s: %w", path, err)
 		if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EDEADLK) {
 			err = fmt.Errorf("%w; see who holds the file with: holdfast who %s", err, path)
 		}

@@ -37,7 +37,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 		},
 	}
 	f := cmd.Flags()
-	f.Var(&size, "size", "size of a new volume, for example 10G (default 10GiB, or all of a block device)")
+	f.Var(&size, "size", "size of a new volume, for example 10G (default 10GiB); a block device is used whole")
 	f.StringVar(&cfg.Device, "device", "", "file or block device for the volume's blocks (default DIR/device)")
 	f.StringVar(&cfg.Mount, "mount", "", "mount point (default DIR/mnt)")
 	f.BoolVar(&cfg.NoMount, "no-mount", false, "serve the socket alone")

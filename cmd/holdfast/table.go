@@ -54,7 +54,11 @@ func printPins(w io.Writer, pins []arbiter.PinInfo) {
 func printBlockers(w io.Writer, blockers []arbiter.Blocker) {
 	rows := make([][]string, len(blockers))
 	for i, b := range blockers {
-		rows[i] = []string{holdName(b), b.Range.String(), b.Access.String(), contextName(b.ContextKind, b.ContextName), process(b.PID, b.Program), b.Reason}
+		access := b.Access.String()
+		if b.Change != 0 {
+			access = "-"
+		}
+		rows[i] = []string{holdName(b), b.Range.String(), access, contextName(b.ContextKind, b.ContextName), process(b.PID, b.Program), b.Reason}
 	}
 	table(w, []string{"HOLD", "RANGE", "ACCESS", "CONTEXT", "PROCESS", "WHY"}, rows)
 }

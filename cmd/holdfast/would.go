@@ -10,6 +10,7 @@ import (
 
 	"holdfast/arbiter"
 	"holdfast/client"
+	"holdfast/layout"
 )
 
 // Exit statuses of would, as cmp(1) and grep(1) have them.
@@ -74,7 +75,7 @@ func newWouldRange(name, short string, kind client.ChangeKind) *cobra.Command {
 			return a.would(cmd, args[0], kind, client.Range(r))
 		},
 	}
-	cmd.Flags().Var(&r, "range", "OFFSET+LENGTH (default all of the file)")
+	cmd.Flags().Var(&r, "range", "the part of the file, for example 0+4096 or 1M+ (default 0+, all of it and what is beyond its end)")
 	a.flags(cmd)
 	return cmd
 }
@@ -111,6 +112,9 @@ func printWould(w io.Writer, a would) {
 		fmt.Fprintf(w, "refused: %s (%s change). In its way:\n", a.Error, a.Class)
 	case len(a.Blockers) > 0:
 		fmt.Fprintf(w, "done after these give back (%s change):\n", a.Class)
+	case a.Class == layout.None.String():
+		fmt.Fprintln(w, "done at once: it does not change where the file's bytes lie")
+		return
 	default:
 		fmt.Fprintf(w, "done at once: nobody is in the way (%s change)\n", a.Class)
 		return

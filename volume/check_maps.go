@@ -183,7 +183,7 @@ func (c *checker) counters() error {
 	for _, n := range []struct {
 		name string
 		used uint64
-	}{{"ino", c.maxIno}, {"cookie", c.maxCookie}} {
+	}{{"ino", c.maxIno}, {"cookie", c.maxCookie}, {"segment", uint64(extent.Device)}} {
 		next := uint64(0)
 		b, err := c.st.Get(counterKey(n.name))
 		if err == nil {

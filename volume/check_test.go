@@ -51,13 +51,17 @@ func (p *plant) attr(ino extent.Ino, fn func(*Attr)) {
 	p.b.Put(inodeKey(ino), encodeAttr(&a))
 }
 
-// TestCheckFinds plants damage of each kind and wants it found.
-func TestCheckFinds(t *testing.T) {
-	type kinds map[ProblemKind]bool
-	for name, c := range map[string]struct {
-		damage func(p *plant)
-		want   kinds // all of these and no others
-	}{
+type kinds map[ProblemKind]bool
+
+// damage is one that is planted, and what Check says of it: all of these kinds and
+// no others.
+type damage struct {
+	do   func(p *plant)
+	want kinds
+}
+
+func damages() map[string]damage {
+	return map[string]damage{
 		"extent without owner": {func(p *plant) {
 			e := p.ext[0]
 			p.b.Delete(ownerKey(e.Addr, e.Len, p.f, e.Range().End))
@@ -137,6 +141,7 @@ func TestCheckFinds(t *testing.T) {
 		}, kinds{BadOrphan: true}},
 		"number given out twice": {func(p *plant) { p.b.Put(counterKey("ino"), encodeNumber(3)) }, kinds{BadCounter: true}},
 		"cookie given out twice": {func(p *plant) { p.b.Delete(counterKey("cookie")) }, kinds{BadCounter: true}},
+		"segments cut short":     {func(p *plant) { p.b.Put(counterKey("segment"), []byte{3}) }, kinds{BadRecord: true}},
 		"counter cut short":      {func(p *plant) { p.b.Put(counterKey("ino"), []byte{3}) }, kinds{BadRecord: true}},
 		"intent of nothing":      {func(p *plant) { p.b.Put(intentKey(777), encodeIntent(extent.Range{Off: 0, End: 4096})) }, kinds{BadIntent: true}},
 		"intent of nonsense":     {func(p *plant) { p.b.Put(intentKey(p.f), encodeIntent(extent.Range{Off: 9, End: 4096})) }, kinds{BadRecord: true}},
@@ -155,10 +160,15 @@ func TestCheckFinds(t *testing.T) {
 			must(p.t, writeDeviceSuper(p.dev, &s))
 		}, kinds{BadSuperblock: true}},
 		"nothing": {func(p *plant) {}, kinds{}},
-	} {
+	}
+}
+
+// TestCheckFinds plants damage of each kind and wants it found.
+func TestCheckFinds(t *testing.T) {
+	for name, c := range damages() {
 		t.Run(name, func(t *testing.T) {
 			p := newPlant(t)
-			c.damage(p)
+			c.do(p)
 			must(t, p.v.st.Apply(p.b))
 			got := kinds{}
 			sum, err := Check(context.Background(), p.dev, p.st, func(q Problem) {

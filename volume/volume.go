@@ -70,6 +70,9 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	if err := v.claim(); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
+	if err := v.openCounters(); err != nil {
+		return nil, fmt.Errorf("open volume: %w", err)
+	}
 	if err := v.recover(ctx); err != nil {
 		return nil, fmt.Errorf("open volume: recover: %w", err)
 	}
@@ -113,9 +116,10 @@ func (v *Volume) claim() error {
 	if err := v.st.Sync(); err != nil {
 		return err
 	}
-	if err := writeDeviceSuper(v.dev, &v.id); err != nil {
-		return err
-	}
+	return writeDeviceSuper(v.dev, &v.id)
+}
+
+func (v *Volume) openCounters() error {
 	for _, c := range []struct {
 		c     *counter
 		name  string

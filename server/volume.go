@@ -176,17 +176,8 @@ func explain(cfg Config, err error) error {
 // Check looks for problems in a volume that nobody serves, and reports each. It
 // alters nothing.
 func Check(ctx context.Context, cfg Config, report func(volume.Problem)) (volume.Summary, error) {
-	if err := cfg.complete(); err != nil {
+	if err := cfg.stopped(); err != nil {
 		return volume.Summary{}, err
-	}
-	if meta := filepath.Join(cfg.Dir, metaDir); !there(meta) {
-		if there(cfg.Device) {
-			return volume.Summary{}, fmt.Errorf("there is a device %s, but no metadata at %s: name the directory that holds it (a volume that was never complete has none, and holdfast serve makes it)", cfg.Device, meta)
-		}
-		return volume.Summary{}, fmt.Errorf("%s holds no volume; holdfast serve makes one there", cfg.Dir)
-	}
-	if !there(cfg.Device) {
-		return volume.Summary{}, errNoDevice(cfg)
 	}
 	v := &openVolume{}
 	sum, err := v.check(ctx, cfg, report)
@@ -194,6 +185,52 @@ func Check(ctx context.Context, cfg Config, report func(volume.Problem)) (volume
 		err = explain(cfg, err)
 	}
 	return sum, errors.Join(err, v.close())
+}
+
+// Repair corrects what Check finds, as volume.RepairAll does, and reports each
+// correction.
+func Repair(ctx context.Context, cfg Config, report func(volume.Repair)) error {
+	if err := cfg.stopped(); err != nil {
+		return err
+	}
+	v := &openVolume{}
+	err := v.repair(ctx, cfg, report)
+	if err != nil {
+		err = explain(cfg, err)
+	}
+	return errors.Join(err, v.close())
+}
+
+func (v *openVolume) repair(ctx context.Context, cfg Config, report func(volume.Repair)) error {
+	dev, err := device.Open(cfg.Device)
+	if err != nil {
+		return err
+	}
+	v.dev = dev
+	err = v.openStore(filepath.Join(cfg.Dir, metaDir), store.Options{
+		Verify: func(r store.Reader) error { return volume.Verify(v.dev, r) },
+	})
+	if err != nil {
+		return err
+	}
+	return volume.RepairAll(ctx, v.dev, v.st, report)
+}
+
+// stopped completes the configuration of a volume that shall be there.
+func (c *Config) stopped() error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	if meta := filepath.Join(c.Dir, metaDir); !there(meta) {
+		if there(c.Device) {
+			return fmt.Errorf("there is a device %s, but no metadata at %s: name the directory that holds it (a volume that was never complete has none, and holdfast serve makes it)", c.Device, meta)
+		}
+		return fmt.Errorf("%s holds no volume; holdfast serve makes one there", c.Dir)
+	}
+	if !there(c.Device) {
+		return errNoDevice(*c)
+	}
+	return nil
 }
 
 func (v *openVolume) check(ctx context.Context, cfg Config, report func(volume.Problem)) (volume.Summary, error) {

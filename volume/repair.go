@@ -57,6 +57,7 @@ type repairer struct {
 	report func(Repair)
 	now    int64
 
+	made   []Repair                   // by what is in b
 	inodes map[extent.Ino]*foundInode // of the last survey
 	lost   extent.Ino                 // /lost+found, once it was needed
 }
@@ -72,7 +73,7 @@ func (r *repairer) fix(k ProblemKind, ino extent.Ino, ops func(b batcher), forma
 		}
 	}
 	ops(r.b)
-	r.report(Repair{k, ino, fmt.Sprintf(format, args...)})
+	r.made = append(r.made, Repair{k, ino, fmt.Sprintf(format, args...)})
 	return nil
 }
 
@@ -80,9 +81,15 @@ func (r *repairer) apply() error {
 	if r.b.Ops() == 0 {
 		return nil
 	}
-	_, err := r.v.apply(r.b)
+	if _, err := r.v.apply(r.b); err != nil {
+		return err
+	}
+	for _, m := range r.made {
+		r.report(m)
+	}
+	r.made = r.made[:0]
 	r.b.Reset()
-	return err
+	return nil
 }
 
 // scan goes through the records with a prefix. ok is false for one whose checksum is

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"holdfast/client"
 	"holdfast/fuse"
 	"holdfast/internal/mountinfo"
+	"holdfast/store"
 )
 
 func TestMain(m *testing.M) {
@@ -31,6 +33,8 @@ func TestMain(m *testing.M) {
 //	await NAME TEXT            waits until it has printed TEXT
 //	[!] finish NAME [SIGNAL]   closes its standard input or sends a signal, waits
 //	                           for its end, and leaves NAME.out and NAME.err
+//	damage DIR PREFIX          removes from the metadata all that begins with PREFIX;
+//	                           if there is nothing, it puts nonsense there
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -51,7 +55,7 @@ func TestScript(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "await": await, "finish": finish,
+			"start": start, "await": await, "finish": finish, "damage": damage,
 		},
 	})
 }
@@ -109,6 +113,28 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 		p.err.close()
 	}()
 	waitText(ts, args[0], args[1])
+}
+
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: damage DIR PREFIX")
+	}
+	st, err := store.Open(ts.MkAbs(args[0]+"/meta"), store.Options{})
+	ts.Check(err)
+	defer st.Close()
+	prefix := []byte(args[1])
+	b := store.Batch{Term: math.MaxUint64}
+	ts.Check(st.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
+		if bytes.HasPrefix(k, prefix) {
+			b.Delete(bytes.Clone(k))
+		}
+		return bytes.HasPrefix(k, prefix), nil
+	}))
+	if b.Ops() == 0 {
+		b.Put(prefix, []byte("nonsense"))
+	}
+	ts.Check(st.Apply(&b))
+	ts.Check(st.Sync())
 }
 
 func await(ts *testscript.TestScript, neg bool, args []string) {

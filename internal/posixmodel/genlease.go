@@ -69,7 +69,7 @@ func (g *Gen) fits(op *Op) bool {
 		if l == nil {
 			return false
 		}
-		mapped := l.flags&LeaseMap != 0
+		mapped := l.flags&LeaseMap != 0 && !l.cut
 		switch op.Kind {
 		case LeaseLoad:
 			return mapped && op.Len > 0

@@ -21,6 +21,7 @@ type lease struct {
 	id, proc, flags int
 	n               *node
 	off, end        int64
+	cut             bool // its own process has taken blocks away: the memory is not the file any more
 }
 
 func (l *lease) meets(off, length int64) bool {
@@ -43,9 +44,13 @@ func (m *Model) endLease(l *lease) {
 // breakLeases is what a change meets that takes blocks away. Processes answer a break by
 // releasing the lease.
 func (m *Model) breakLeases(op Op, n *node, off, length int64) syscall.Errno {
-	var asked []*lease
+	var asked, own []*lease
 	for _, l := range n.leases {
-		if l.proc == op.Proc || !l.meets(off, length) {
+		switch {
+		case !l.meets(off, length):
+			continue
+		case l.proc == op.Proc:
+			own = append(own, l)
 			continue
 		}
 		if l.flags&LeaseUnbreakable != 0 {
@@ -55,6 +60,9 @@ func (m *Model) breakLeases(op Op, n *node, off, length int64) syscall.Errno {
 	}
 	for _, l := range asked {
 		m.endLease(l)
+	}
+	for _, l := range own {
+		l.cut = true
 	}
 	return 0
 }

@@ -148,10 +148,22 @@ type spot struct {
 	n    *node // nil: nothing has the name
 }
 
-const maxLinks = 40
+const (
+	maxLinks = 40
+	nameMax  = 255
+)
 
 // resolve follows a path. follow says what happens to a symbolic link at its end.
 func (m *Model) resolve(op Op, path string, follow bool) (spot, syscall.Errno) {
+	s, errno := m.parent(op, path, follow)
+	if errno == 0 {
+		errno = s.tooLong()
+	}
+	return s, errno
+}
+
+// parent is resolve that does not mind how long the last name is.
+func (m *Model) parent(op Op, path string, follow bool) (spot, syscall.Errno) {
 	start := m.root
 	if op.Dir > 0 {
 		f := m.procs[op.Proc].slots[op.Dir-1]
@@ -169,6 +181,14 @@ func (m *Model) resolve(op Op, path string, follow bool) (spot, syscall.Errno) {
 	return s, errno
 }
 
+// tooLong is an error of the last name of a path, where it is looked up.
+func (s spot) tooLong() syscall.Errno {
+	if len(s.name) > nameMax {
+		return syscall.ENAMETOOLONG
+	}
+	return 0
+}
+
 func (m *Model) walk(dir *node, path string, follow bool, links *int) (spot, syscall.Errno) {
 	if path == "" {
 		return spot{}, syscall.ENOENT
@@ -179,7 +199,7 @@ func (m *Model) walk(dir *node, path string, follow bool, links *int) (spot, sys
 		if !dir.dir() {
 			return spot{}, syscall.ENOTDIR
 		}
-		if len(name) > 255 {
+		if len(name) > nameMax && !last {
 			return spot{}, syscall.ENAMETOOLONG
 		}
 		n := dir.children[name]
@@ -188,6 +208,9 @@ func (m *Model) walk(dir *node, path string, follow bool, links *int) (spot, sys
 				return spot{}, syscall.ELOOP
 			}
 			s, errno := m.walk(dir, n.target, true, links)
+			if errno == 0 {
+				errno = s.tooLong()
+			}
 			if errno != 0 || last {
 				return s, errno
 			}

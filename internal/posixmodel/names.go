@@ -213,18 +213,25 @@ func (m *Model) lost(d, n *node) {
 }
 
 func (m *Model) rename(op Op) syscall.Errno {
-	from, errno := m.resolve(op, op.Path, false)
+	from, errno := m.parent(op, op.Path, false)
 	if errno != 0 {
 		return errno
 	}
-	to, errno := m.resolve(op, op.Path2, false)
+	to, errno := m.parent(op, op.Path2, false)
 	if errno != 0 {
+		return errno
+	}
+	if errno := from.tooLong(); errno != 0 {
+		return errno
+	}
+	if from.n == nil {
+		return syscall.ENOENT
+	}
+	if errno := to.tooLong(); errno != 0 {
 		return errno
 	}
 	exchange := op.Flags == unix.RENAME_EXCHANGE
 	switch {
-	case from.n == nil:
-		return syscall.ENOENT
 	case op.Flags == unix.RENAME_NOREPLACE && to.n != nil:
 		return syscall.EEXIST
 	case exchange && to.n == nil:

@@ -126,7 +126,7 @@ func (o Op) String() string {
 	show("mtime", o.Mtime != 0, o.Mtime)
 	show("lease", o.Lease != 0, o.Lease)
 	show("leaseflags", o.LeaseFlags != 0, o.LeaseFlags)
-	return b.String()
+	return strings.ReplaceAll(b.String(), strings.Repeat("n", 200), "(n x 200)")
 }
 
 // usesFD reports whether the operation goes by the descriptor in slot FD.

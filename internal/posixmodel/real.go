@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -221,17 +222,30 @@ func (p *Process) copyRange(op Op, in int) (Result, error) {
 	}
 }
 
-func mmap(op Op, fd int) (Result, error) {
+func mmap(op Op, fd int) (r Result, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v", syscall.EFAULT, v)
+		}
+	}()
 	prot := unix.PROT_READ
 	if op.Kind == MmapStore {
 		prot |= unix.PROT_WRITE
+	}
+	// As programs do. Through FUSE a mapping goes by the size that the kernel knew last, and does not ask
+	// whether the file has grown by another way.
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return r, err
 	}
 	base := op.Off / BlockSize * BlockSize
 	mem, err := unix.Mmap(fd, base, int(op.Off-base+op.Len), prot, unix.MAP_SHARED)
 	if err != nil {
 		return Result{}, err
 	}
-	r, part := Result{N: op.Len}, mem[op.Off-base:]
+	r.N = op.Len
+	part := mem[op.Off-base:]
 	if op.Kind == MmapStore {
 		copy(part, Data(op.Seq, op.Len))
 		err = unix.Msync(mem, unix.MS_SYNC)

@@ -236,7 +236,7 @@ func (m *Model) lseek(f *file, op Op, w *Want) Result {
 		if op.Off < 0 || op.Off >= n.size {
 			return fail(syscall.ENXIO)
 		}
-		if !m.rules.Blocks || n.undetermined() {
+		if !m.rules.Blocks || n.undetermined() || n.leased(LeaseMap) {
 			w.loose = true
 			return Result{}
 		}

@@ -138,7 +138,9 @@ func (g *Gen) names(op *Op) {
 			op.Atime = Now // else Linux does not even look for the file
 		}
 	case Truncate:
-		op.Len = g.size()
+		if op.Len = g.size(); op.Len < 0 {
+			op.Dir = 0 // the process would look at the path first
+		}
 	case Setxattr, Getxattr, Removexattr:
 		op.Name = pick(g, "user.model1", "user.model2", "trusted.model1", "user.model3", "strange.model")
 		if op.Kind == Setxattr {

@@ -110,7 +110,8 @@ func (g *Gen) fits(op *Op) bool {
 			continue
 		}
 		// Who is in the way may hang on blocks that are not determined.
-		if len(x.leases) > 0 && x.undetermined() && ambiguous(*op) {
+		exclusive := x.leased(LeaseExclusive)
+		if len(x.leases) > 0 && (x.undetermined() || exclusive && x.leased(LeaseMap)) && ambiguous(*op) {
 			return false
 		}
 		op.Again = op.Again || len(x.leases) > 0

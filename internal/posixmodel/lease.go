@@ -32,7 +32,17 @@ func (l *lease) meets(off, length int64) bool {
 	return l.off < end && off < l.end
 }
 
+// leased reports whether the file has a lease with the flag.
+func (n *node) leased(flag int) bool {
+	return slices.ContainsFunc(n.leases, func(l *lease) bool { return l.flags&flag != 0 })
+}
+
 func (m *Model) endLease(l *lease) {
+	if l.flags&LeaseMap != 0 { // what was allocated meanwhile was written to, or not
+		for _, b := range l.n.inRange(l.off, l.end-l.off) {
+			l.n.blocks[b].maybe = l.n.blocks[b].maybe || !l.n.blocks[b].written
+		}
+	}
 	delete(m.leases, l.id)
 	l.n.leases = slices.DeleteFunc(l.n.leases, func(o *lease) bool { return o == l })
 	m.settle(l.n)

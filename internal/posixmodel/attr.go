@@ -29,6 +29,7 @@ func (m *Model) stat(op Op, w *Want) Result {
 	if errno != 0 {
 		return fail(errno)
 	}
+	n.stale = false
 	w.expect(n)
 	return Result{Stat: m.attr(n)}
 }

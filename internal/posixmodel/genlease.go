@@ -79,7 +79,15 @@ func (g *Gen) fits(op *Op) bool {
 			return l.flags&LeaseWrite != 0
 		}
 		return true
-	case MmapLoad, MmapStore:
+	case Write:
+		// Where the position is after an append goes by the size that the kernel knew last.
+		if f := m.procs[op.Proc].slots[op.FD]; f != nil && f.n.stale && f.flags&unix.O_APPEND != 0 {
+			return false
+		}
+	case MmapLoad, MmapStore: // a mapping goes by that size, too
+		if n != nil && n.stale {
+			return false
+		}
 		return n == nil || n.dir() || op.Off+op.Len <= n.size && len(n.leases) == 0
 	case CopyRange:
 		if f := m.procs[op.Proc].slots[op.FD2]; f != nil {

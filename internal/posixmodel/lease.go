@@ -45,7 +45,6 @@ func (m *Model) endLease(l *lease) {
 	}
 	delete(m.leases, l.id)
 	l.n.leases = slices.DeleteFunc(l.n.leases, func(o *lease) bool { return o == l })
-	m.settle(l.n)
 	if l.flags&LeaseMap != 0 && l.flags&LeaseWrite != 0 {
 		l.n.mtime.known, l.n.ctime.known = false, false // releasing commits
 	}
@@ -159,6 +158,7 @@ func (m *Model) apiChange(op Op) syscall.Errno {
 	case n.dir():
 		return syscall.EISDIR
 	case op.Kind == APITruncate:
+		n.stale = true
 		return m.setSize(op, n, op.Len)
 	}
 	return m.punch(op, n)

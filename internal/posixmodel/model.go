@@ -37,11 +37,9 @@ type Model struct {
 	procs  []*proc
 	now    *Moment
 	nextID int
-	seq    int
 	inos   map[uint64]*node // what the real side calls them; numbers are never used again
 	leases map[int]*lease
-	gone   map[int]*node // files without a name that somebody still uses
-	seen   []*node       // by the operation under way
+	seen   []*node // by the operation under way
 }
 
 type proc struct{ slots [Slots]*file }
@@ -75,6 +73,7 @@ type node struct {
 	ctime     stamp
 	atime     stamp
 	leases    []*lease
+	stale     bool // the size was changed by another way than system calls, and nobody has asked for it since
 	blocksOff bool // how many blocks it has is not determined
 }
 
@@ -94,7 +93,7 @@ func (n *node) below(o *node) bool {
 
 // New returns an empty filesystem whose root directory has the mode.
 func New(rules Rules, procs int, mode uint32) *Model {
-	m := &Model{rules: rules, inos: map[uint64]*node{}, leases: map[int]*lease{}, gone: map[int]*node{}, now: &Moment{}}
+	m := &Model{rules: rules, inos: map[uint64]*node{}, leases: map[int]*lease{}, now: &Moment{}}
 	for range procs {
 		m.procs = append(m.procs, &proc{})
 	}
@@ -254,19 +253,6 @@ func (m *Model) closeSlot(p, slot int) {
 	}
 	m.procs[p].slots[slot] = nil
 	f.n.opens--
-	m.settle(f.n)
-}
-
-// settle forgets a file that nobody can reach.
-func (m *Model) settle(n *node) {
-	switch {
-	case n.nlink > 0:
-		delete(m.gone, n.id)
-	case n.opens > 0 || len(n.leases) > 0:
-		m.gone[n.id] = n
-	default:
-		delete(m.gone, n.id)
-	}
 }
 
 // Restart is what a stop of the system does: descriptors and leases end. Others may have read
@@ -326,10 +312,6 @@ func (m *Model) do(op Op, w *Want) Result {
 		return m.truncatePath(op)
 	case Statfs:
 		w.loose = true // others use space, too
-	case CloseAll:
-		for slot := range Slots {
-			m.closeSlot(op.Proc, slot)
-		}
 	default:
 		return m.fileOp(op, w)
 	}

@@ -72,7 +72,6 @@ func (m *Model) opened(op Op, n *node) Result {
 	m.closeSlot(op.Proc, op.FD)
 	m.procs[op.Proc].slots[op.FD] = &file{n: n, flags: op.Flags}
 	n.opens++
-	m.settle(n)
 	return Result{}
 }
 
@@ -149,7 +148,6 @@ func (m *Model) linked(s spot, n *node) {
 	n.linkable = false
 	n.ctime = m.stamp()
 	m.enter(s, n)
-	m.settle(n)
 }
 
 func (m *Model) linkFD(op Op) Result {
@@ -209,7 +207,6 @@ func (m *Model) lost(d, n *node) {
 		n.nlink = 0
 		d.nlink--
 	}
-	m.settle(n)
 }
 
 func (m *Model) rename(op Op) syscall.Errno {

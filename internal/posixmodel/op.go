@@ -68,7 +68,6 @@ const (
 	Removexattr Kind = "removexattr"
 	Listxattr   Kind = "listxattr"
 	Statfs      Kind = "statfs"
-	CloseAll    Kind = "close-all"
 	// Lease takes a lease, and with it a mapping; these are for Holdfast only.
 	Lease       Kind = "lease"
 	LeaseDrop   Kind = "lease-drop"

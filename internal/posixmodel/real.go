@@ -134,9 +134,6 @@ func (p *Process) do(op Op, path, path2 string) (Result, error) {
 		var st unix.Statfs_t
 		err := unix.Statfs(p.root, &st)
 		return Result{N: int64(st.Bfree)}, err
-	case CloseAll:
-		p.Close()
-		return Result{}, nil
 	}
 	return p.fileOp(op, p.fds[op.FD])
 }
@@ -232,12 +229,6 @@ func mmap(op Op, fd int) (r Result, err error) {
 	prot := unix.PROT_READ
 	if op.Kind == MmapStore {
 		prot |= unix.PROT_WRITE
-	}
-	// As programs do. Through FUSE a mapping goes by the size that the kernel knew last, and does not ask
-	// whether the file has grown by another way.
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return r, err
 	}
 	base := op.Off / BlockSize * BlockSize
 	mem, err := unix.Mmap(fd, base, int(op.Off-base+op.Len), prot, unix.MAP_SHARED)

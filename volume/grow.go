@@ -1,9 +1,11 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
+	"holdfast/device"
 	"holdfast/extent"
 )
 
@@ -33,6 +35,9 @@ func (v *Volume) grow(size int64) error {
 		return nil
 	}
 	if err := v.dev.Grow(size); err != nil {
+		if errors.Is(err, device.ErrFailed) || errors.Is(err, syscall.EIO) {
+			return v.fail(err) // it takes no more writes, or what it holds is not known
+		}
 		return err
 	}
 	next := v.id

@@ -120,7 +120,7 @@ func (a acl) shift(tag uint16) (uint, bool) {
 	case aclUserObj:
 		return 6, true
 	case aclGroupObj:
-		return 3, len(a) == 3 // else the mask stands for it, or there is nothing to stand for
+		return 3, a.minimal() // else the mask stands for it, or there is nothing to stand for
 	case aclMask:
 		return 3, true
 	case aclOther:

@@ -132,6 +132,24 @@ func (f *FS) apply(i *inode, s SetAttr, resized bool) (Attr, error) {
 	return i.snapshot()
 }
 
+// KillPriv takes set-user-id and set-group-id off a file that somebody without the
+// right to them has changed.
+func (f *FS) KillPriv(ino extent.Ino) error { return f.withInode(ino, f.killPriv) }
+
+// killPriv takes mu.
+func (f *FS) killPriv(i *inode) error {
+	i.mu.RLock()
+	mode := i.n.Attr.Mode
+	i.mu.RUnlock()
+	if withoutPriv(mode) == mode {
+		return nil
+	}
+	i.lock()
+	defer i.mu.Unlock()
+	_, err := f.apply(i, SetAttr{Valid: KillPriv}, false)
+	return err
+}
+
 // withoutPriv clears set-user-id, and set-group-id where it means execution.
 func withoutPriv(mode uint32) uint32 {
 	mode &^= syscall.S_ISUID

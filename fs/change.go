@@ -134,11 +134,7 @@ func (f *FS) Punch(ctx context.Context, c Caller, ino extent.Ino, r extent.Range
 	err := f.withInode(ino, func(i *inode) error {
 		err := f.killedCapabilities(i, f.punch(ctx, c, i, r))
 		if err == nil && !c.Admin {
-			i.lock()
-			defer i.mu.Unlock()
-			if withoutPriv(i.n.Attr.Mode) != i.n.Attr.Mode {
-				_, err = f.apply(i, SetAttr{Valid: KillPriv}, false)
-			}
+			err = f.killPriv(i)
 		}
 		return err
 	})

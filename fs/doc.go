@@ -33,8 +33,8 @@
 //	      FS.dirtyMu
 //	      the arbiter's and the volume's own locks
 //
-// A View holds inode.mu shared until it is closed. Of inode.winMu nobody holds two. No lock is held while arbiter.Break or
-// Acquire waits; the arbiter calls the Storage without a lock of its own.
-// A path needs no more than shard.mu, so that the arbiter can ask for it at any
-// time.
+// A View holds inode.mu shared until it is closed. Of inode.winMu nobody holds
+// two. No lock is held while arbiter.Break or Acquire waits; the arbiter calls the
+// Storage without a lock of its own. A path needs no more than shard.mu, so that
+// the arbiter can ask for it at any time.
 package fs

@@ -68,27 +68,13 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (
 	}
 	n, err := r.fs.Write(ctx, caller, ino, data, off, in.Flags&syscall.O_APPEND != 0 && !writeback, writeback)
 	if err == nil && in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0 {
-		err = r.killPriv(ctx, caller, ino)
+		err = r.fs.KillPriv(ino)
 	}
 	// With direct I/O the kernel leaves O_SYNC and O_DSYNC to the server.
 	if err == nil && in.Flags&syscall.O_DSYNC != 0 {
 		err = r.fs.Fsync(ctx, ino, in.Flags&syscall.O_SYNC != syscall.O_SYNC)
 	}
 	return uint32(n), errno(r.log, err)
-}
-
-// killPriv takes set-user-id and set-group-id off a file that somebody without
-// the right to them has changed.
-func (r *rawFS) killPriv(ctx requestContext, caller fs.Caller, ino extent.Ino) error {
-	a, err := r.fs.GetAttr(ctx, caller, ino)
-	if err != nil {
-		return err
-	}
-	if a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
-		return nil
-	}
-	_, err = r.fs.SetAttr(ctx, caller, ino, fs.SetAttr{Valid: fs.KillPriv})
-	return err
 }
 
 func (r *rawFS) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse.AttrOut) gofuse.Status {
@@ -150,7 +136,7 @@ func (r *rawFS) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) gofuse
 	ctx, caller, ino := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)
 	err := r.fs.Fallocate(ctx, caller, ino, in.Mode, off, n)
 	if err == nil && !caller.Admin {
-		err = r.killPriv(ctx, caller, ino) // the kernel leaves it to the server, and has no flag for it here
+		err = r.fs.KillPriv(ino) // the kernel leaves it to the server, and has no flag for it here
 	}
 	return errno(r.log, err)
 }

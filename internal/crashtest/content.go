@@ -15,6 +15,19 @@ import (
 
 func within(off, n int64) extent.Range { return extent.Range{Off: off, End: off + n} }
 
+// doUnlessFull is do for an operation that may find no space, which is no failure.
+func (w *World) doUnlessFull(what string, op func() error) (s span, full bool, err error) {
+	w.t.Helper()
+	s, err = w.do(what, func() error {
+		err := op()
+		if full = errors.Is(err, syscall.ENOSPC); full {
+			return nil
+		}
+		return err
+	})
+	return s, full, err
+}
+
 // Write writes n bytes at off. It returns false if there was no space.
 func (w *World) Write(p string, off, n int64) bool {
 	w.t.Helper()
@@ -24,13 +37,8 @@ func (w *World) Write(p string, off, n int64) bool {
 	}
 	w.gen++
 	gen, r := w.gen, within(off, n)
-	full := false
-	s, err := w.do(fmt.Sprintf("write %s %v", p, r), func() error {
+	s, full, err := w.doUnlessFull(fmt.Sprintf("write %s %v", p, r), func() error {
 		_, err := w.fs.Write(w.ctx, fs.Caller{}, f.ino, stamped(f.id, gen, r), off, false, false)
-		full = errors.Is(err, syscall.ENOSPC)
-		if full {
-			return nil
-		}
 		return err
 	})
 	if full {
@@ -86,14 +94,8 @@ func (w *World) Allocate(p string, off, n int64) bool {
 	if f == nil {
 		return false
 	}
-	full := false
-	s, err := w.do(fmt.Sprintf("allocate %s %v", p, within(off, n)), func() error {
-		err := w.fs.Fallocate(w.ctx, fs.Caller{}, f.ino, 0, off, n)
-		full = errors.Is(err, syscall.ENOSPC)
-		if full {
-			return nil
-		}
-		return err
+	s, full, err := w.doUnlessFull(fmt.Sprintf("allocate %s %v", p, within(off, n)), func() error {
+		return w.fs.Fallocate(w.ctx, fs.Caller{}, f.ino, 0, off, n)
 	})
 	if full {
 		return false

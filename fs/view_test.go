@@ -83,7 +83,13 @@ func (r *rig) home(ino extent.Ino, n int) []byte {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	p := make([]byte, n)
-	r.must(i.n.ReadHome(p, 0))
+	r.must(i.n.HomeExtents(extent.Range{Off: 0, End: int64(n)}, func(e extent.Extent) bool {
+		if e.State == extent.Written {
+			_, err := r.dev.ReadAt(p[e.Off:min(e.Off+e.Len, int64(n))], e.Addr.Off)
+			r.must(err)
+		}
+		return true
+	}))
 	return p
 }
 

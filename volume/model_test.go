@@ -238,7 +238,8 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			seg, err := m.v.NewSegment()
 			must(t, err)
 			mem := make(memSegment, r.Len()+extent.BlockSize)
-			must(t, f.n.ReadHome(mem[extent.BlockSize:], r.Off))
+			_, err = f.n.ReadAt(mem[extent.BlockSize:], r.Off)
+			must(t, err)
 			for _, h := range f.n.m.holes(r) { // what somebody puts down over a hole never shows
 				copy(mem[extent.BlockSize+h.Off-r.Off:], fill(stale, int(h.Len())))
 			}

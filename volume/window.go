@@ -39,7 +39,8 @@ func (v *Volume) segment(seg extent.Segment) (Segment, error) {
 
 // Isolate makes the bytes at a, in an attached segment, those of r. The blocks on
 // the device stay the file's, as its home. r is whole blocks of which none is
-// isolated, else ErrIsolated. The caller has brought the bytes there, with ReadHome.
+// isolated, else ErrIsolated. The caller has brought there what ReadAt reads, and zeros
+// behind the end of file: what the device has there may be left over from a crash.
 // It needs n exclusive.
 //
 // A hole stays a hole: it gets no blocks and reads as zeros, whatever is at its
@@ -126,26 +127,6 @@ func (n *Inode) Home(r extent.Range) error {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// ReadHome reads from the blocks on the device, whatever windows are over them,
-// also behind the end of file. Holes and what is unwritten read as zeros. It needs
-// n shared.
-func (n *Inode) ReadHome(p []byte, off int64) error {
-	m, err := n.extents()
-	if err != nil {
-		return err
-	}
-	clear(p)
-	m.in(extent.Range{Off: off, End: off + int64(len(p))}, func(e mapping) bool {
-		e.win = extent.Addr{}
-		err = n.v.read(e, p[e.off-off:e.end()-off], e.off)
-		return err == nil
-	})
-	if err != nil {
-		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	return nil
 }

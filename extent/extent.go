@@ -66,6 +66,9 @@ type Extent struct {
 	Len   int64
 	Addr  Addr
 	State State
+	// Shared: the blocks may be those of another range of a file, too, so that what
+	// is written there goes to new ones.
+	Shared bool
 }
 
 // Range returns the bytes of the file that the extent maps.
@@ -74,7 +77,9 @@ func (e Extent) Range() Range { return Range{e.Off, e.Off + e.Len} }
 // Slice returns the part of e within r, which must overlap it.
 func (e Extent) Slice(r Range) Extent {
 	i := e.Range().Intersect(r)
-	return Extent{Off: i.Off, Len: i.Len(), Addr: Addr{e.Addr.Seg, e.Addr.Off + i.Off - e.Off}, State: e.State}
+	e.Addr.Off += i.Off - e.Off
+	e.Off, e.Len = i.Off, i.Len()
+	return e
 }
 
 // Range is the half-open byte range [Off, End) of a file. End == Inf means to

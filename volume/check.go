@@ -21,7 +21,7 @@ const (
 	BadRecord     ProblemKind = "record"     // a record that makes no sense
 	BadExtent     ProblemKind = "extent"     // leaves the device, overlaps, or belongs to no file
 	BadOwner      ProblemKind = "owner"      // the maps file → blocks and blocks → file differ
-	SharedBlock   ProblemKind = "shared"     // a block with two owners
+	SharedBlock   ProblemKind = "shared"     // a block with several owners of which not all know
 	BadEntry      ProblemKind = "entry"      // a name that leads nowhere, or not to what it says
 	BadCookie     ProblemKind = "cookie"     // a directory's two orders differ
 	BadLinks      ProblemKind = "links"      // a link count that is not the number of names
@@ -57,9 +57,10 @@ type Summary struct {
 	Extents     int   `json:"extents"`
 	Xattrs      int   `json:"xattrs"`
 	Orphans     int   `json:"orphans"`    // files without a name that the next open deletes
-	Unfinished  int   `json:"unfinished"` // removals that the next open finishes
+	Unfinished  int   `json:"unfinished"` // operations that the next open finishes
 	Total       int64 `json:"total"`      // bytes for files
 	Used        int64 `json:"used"`
+	Shared      int64 `json:"shared"` // of what is used: what has several owners, counted once
 	Free        int64 `json:"free"`
 }
 
@@ -72,7 +73,7 @@ func (s Summary) String() string {
 	line := fmt.Sprintf("%s: %d files, %d directories, %d others; %d entries, %d extents; %d of %d bytes used",
 		verdict, s.Files, s.Directories, s.Others, s.Entries, s.Extents, s.Used, s.Total)
 	if s.Orphans+s.Unfinished > 0 {
-		line += fmt.Sprintf("; the next start deletes %d files without a name and finishes %d removals", s.Orphans, s.Unfinished)
+		line += fmt.Sprintf("; the next start deletes %d files without a name and finishes %d operations", s.Orphans, s.Unfinished)
 	}
 	return line
 }
@@ -212,11 +213,15 @@ func (c *checker) readOrphans() error {
 func (c *checker) readIntents() error {
 	return c.scanInos(prefixIntent, func(ino extent.Ino, v []byte) error {
 		c.sum.Unfinished++
-		if _, err := decodeIntent(v); err != nil {
+		i, err := decodeIntent(v)
+		if err != nil {
 			return fmt.Errorf("inode %d: %w", ino, err)
 		}
 		if _, ok := c.inodes[ino]; !ok {
-			c.problem(BadIntent, ino, "unfinished removal without inode")
+			c.problem(BadIntent, ino, "unfinished %v without inode", i.kind)
+		}
+		if _, ok := c.inodes[i.src]; !ok && i.kind == cloning {
+			c.problem(BadIntent, ino, "unfinished %v of inode %d, which is not there", i.kind, i.src)
 		}
 		return nil
 	})

@@ -46,11 +46,24 @@ func (c *checker) readExtents() error {
 	})
 }
 
+// use is how often a block is used.
+type use struct {
+	refs  int
+	plain bool       // by an extent that does not say that it is shared
+	ino   extent.Ino // the last that was met
+}
+
 // readOwners goes through the map blocks → file.
 func (c *checker) readOwners() error {
-	var pos int64
-	var before extent.Ino
-	return c.scan(prefixOwner, func(k, v []byte) error {
+	cover := coverage[use]{pos: dataStart, done: func(r extent.Range, u use) {
+		if u.refs > 0 {
+			c.sum.Used += r.Len()
+		}
+		if u.refs > 1 {
+			c.sum.Shared += r.Len()
+		}
+	}}
+	err := c.scan(prefixOwner, func(k, v []byte) error {
 		o, err := decodeOwner(k, v)
 		if err != nil {
 			return err
@@ -59,25 +72,36 @@ func (c *checker) readOwners() error {
 			c.problem(BadOwner, o.ino, "owner record in segment %d", o.addr.Seg)
 			return nil
 		}
-		// In the order of their ends, one overlaps an earlier one if it overlaps the last.
-		if o.addr.Off < pos {
-			c.problem(SharedBlock, o.ino, "blocks from %d on belong to inode %d, too", o.addr.Off, before)
-		}
 		end := o.addr.Off + o.len
-		c.sum.Used += end - max(pos, o.addr.Off)
-		pos, before = end, o.ino
 		b, err := c.st.Get(extentKey(o.ino, o.end))
-		if errors.Is(err, store.ErrNotFound) {
-			c.problem(BadOwner, o.ino, "owns [%d,%d) for %d, where it has no extent", o.addr.Off, end, o.end)
-			return nil
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		if _, e, err := decodeExtent(extentKey(o.ino, o.end), b); err == nil && (e.Addr != o.addr || e.Len != o.len) {
+		e := extent.Extent{}
+		switch _, found, derr := decodeExtent(extentKey(o.ino, o.end), b); {
+		case err != nil:
+			c.problem(BadOwner, o.ino, "owns [%d,%d) for %d, where it has no extent", o.addr.Off, end, o.end)
+		case derr == nil && (found.Addr != o.addr || found.Len != o.len):
 			c.problem(BadOwner, o.ino, "owns [%d,%d) for %d, where it has another extent", o.addr.Off, end, o.end)
+		default:
+			e = found
 		}
+		c.used(&cover, o, !e.Shared)
 		return nil
+	})
+	cover.finish(c.size)
+	return err
+}
+
+// used adds an owner to what is known of its blocks.
+func (c *checker) used(cover *coverage[use], o owner, plain bool) {
+	told := false
+	cover.add(extent.Range{Off: o.addr.Off, End: o.addr.Off + o.len}, func(r extent.Range, u use) use {
+		if u.refs > 0 && (plain || u.plain) && !told {
+			c.problem(SharedBlock, o.ino, "blocks from %d on belong to inode %d, too", r.Off, u.ino)
+			told = true
+		}
+		return use{u.refs + 1, u.plain || plain, o.ino}
 	})
 }
 

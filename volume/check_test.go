@@ -76,6 +76,26 @@ func damages() map[string]damage {
 			e.Off = 65536
 			putExtent(p.b, p.g, e)
 		}, kinds{SharedBlock: true}},
+		"block with two owners of which one knows": {func(p *plant) {
+			e := p.ext[0]
+			e.Off, e.Shared = 65536, true
+			putExtent(p.b, p.g, e)
+		}, kinds{SharedBlock: true}},
+		"block of a long extent with two owners": {func(p *plant) {
+			e := p.ext[1]
+			e.Off, e.Len, e.Addr.Off = 65536, 4096, e.Addr.Off+4096
+			putExtent(p.b, p.g, e)
+		}, kinds{SharedBlock: true}},
+		"shared block": {func(p *plant) {
+			e := p.ext[0]
+			e.Shared = true
+			putExtent(p.b, p.f, e)
+			e.Off = 65536
+			putExtent(p.b, p.g, e)
+		}, kinds{}},
+		"intent to clone nothing": {func(p *plant) {
+			p.b.Put(intentKey(p.f), intent{kind: cloning, src: 777, r: extent.Range{Off: 0, End: 4096}}.encode())
+		}, kinds{BadIntent: true}},
 		"extents overlap in a file": {func(p *plant) {
 			e := p.ext[1]
 			e.Off, e.Addr.Off = 4096, 4*mib
@@ -143,11 +163,15 @@ func damages() map[string]damage {
 		"cookie given out twice": {func(p *plant) { p.b.Delete(counterKey("cookie")) }, kinds{BadCounter: true}},
 		"segments cut short":     {func(p *plant) { p.b.Put(counterKey("segment"), []byte{3}) }, kinds{BadRecord: true}},
 		"counter cut short":      {func(p *plant) { p.b.Put(counterKey("ino"), []byte{3}) }, kinds{BadRecord: true}},
-		"intent of nothing":      {func(p *plant) { p.b.Put(intentKey(777), encodeIntent(extent.Range{Off: 0, End: 4096})) }, kinds{BadIntent: true}},
-		"intent of nonsense":     {func(p *plant) { p.b.Put(intentKey(p.f), encodeIntent(extent.Range{Off: 9, End: 4096})) }, kinds{BadRecord: true}},
-		"attribute of nothing":   {func(p *plant) { p.b.Put(xattrKey(777, "user.x"), nil) }, kinds{BadXattr: true}},
-		"attribute too many":     {func(p *plant) { p.b.Put(xattrKey(p.g, "user.x"), nil) }, kinds{BadXattr: true}},
-		"attribute too few":      {func(p *plant) { p.attr(p.g, func(a *Attr) { a.Xattrs = 1 }) }, kinds{BadXattr: true}},
+		"intent of nothing": {func(p *plant) {
+			p.b.Put(intentKey(777), intent{kind: freeing, r: extent.Range{Off: 0, End: 4096}}.encode())
+		}, kinds{BadIntent: true}},
+		"intent of nonsense": {func(p *plant) {
+			p.b.Put(intentKey(p.f), intent{kind: freeing, r: extent.Range{Off: 9, End: 4096}}.encode())
+		}, kinds{BadRecord: true}},
+		"attribute of nothing": {func(p *plant) { p.b.Put(xattrKey(777, "user.x"), nil) }, kinds{BadXattr: true}},
+		"attribute too many":   {func(p *plant) { p.b.Put(xattrKey(p.g, "user.x"), nil) }, kinds{BadXattr: true}},
+		"attribute too few":    {func(p *plant) { p.attr(p.g, func(a *Attr) { a.Xattrs = 1 }) }, kinds{BadXattr: true}},
 		"attribute too long": {func(p *plant) {
 			p.b.Put(xattrKey(p.f, "user.x"), make([]byte, XattrValueMax+1))
 			p.attr(p.f, func(a *Attr) { a.Xattrs = 1 })

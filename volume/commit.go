@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// recordMax bounds the length of an extent's record: no record crosses a multiple
-	// of it in the file. A search for what overlaps an address is so bounded, too.
+	// recordMax bounds the length of an extent's record. A search for what overlaps an
+	// address is so bounded, too.
 	recordMax = 1 << 30
 	// syncAtOnce is how many inodes SyncAll commits with one flush.
 	syncAtOnce = 256
@@ -110,7 +110,28 @@ func (n *Inode) snapshot(mu *sync.RWMutex) (flush bool) {
 	defer mu.Unlock()
 	n.commitSize = n.Attr.Size
 	n.committing, n.dirty = n.dirty, rangeSet{}
-	return n.unflushed.Swap(false)
+	n.flushing = n.unflushed.Swap(false)
+	return n.flushing
+}
+
+// recordNow brings all that is pending of n to the device and into the store, for an
+// operation that works on the records. A Sync makes it durable. It needs n
+// exclusive; a commit that is under way finds nothing left to record.
+func (n *Inode) recordNow() error {
+	if n.unflushed.Swap(false) || n.flushing {
+		if err := n.v.flush(); err != nil {
+			return err
+		}
+	}
+	for _, r := range n.dirty.list() {
+		n.committing.add(r)
+	}
+	n.dirty.clear()
+	n.commitSize = n.Attr.Size
+	if err := n.recordPending(); err != nil {
+		return n.v.fail(err)
+	}
+	return nil
 }
 
 // record writes the snapshot's extents to the store, in batches, and the inode's
@@ -118,6 +139,12 @@ func (n *Inode) snapshot(mu *sync.RWMutex) (flush bool) {
 func (n *Inode) record(mu *sync.RWMutex) error {
 	mu.Lock()
 	defer mu.Unlock()
+	n.flushing = false
+	return n.recordPending()
+}
+
+// recordPending is record with n exclusive.
+func (n *Inode) recordPending() error {
 	todo := n.committing
 	n.committing = rangeSet{}
 	if n.deleted || !n.inStore {
@@ -135,7 +162,7 @@ func (n *Inode) record(mu *sync.RWMutex) error {
 		return nil
 	}
 	for _, r := range todo.list() {
-		n.m.update(r, func(e *mapping) { e.stored = true })
+		n.m.update(r, func(e *mapping) { e.stored, e.stale = true, false })
 	}
 	w := recorder{n: n, b: n.v.batch()}
 	for _, r := range n.widen(&todo) {
@@ -182,6 +209,7 @@ type recorder struct {
 	// straddles: b has put a record that reaches behind what it replaces, which a
 	// look into the store would not show.
 	straddles bool
+	gone      []run // what b takes references from
 }
 
 func (w *recorder) apply() error {
@@ -189,8 +217,12 @@ func (w *recorder) apply() error {
 	if w.b.Ops() == 0 {
 		return nil
 	}
-	_, err := w.n.v.apply(w.b)
+	seq, err := w.n.v.apply(w.b)
+	if err == nil {
+		w.n.v.space.retire(seq, w.gone)
+	}
 	w.b.Reset()
+	w.gone = nil
 	return err
 }
 
@@ -245,15 +277,10 @@ func (w *recorder) step(r extent.Range) (int64, error) {
 		if !e.Range().Overlaps(r) {
 			continue
 		}
-		delExtent(w.b, w.n.Ino, e)
-		left, right := e.Range().Minus(r)
-		if !left.Empty() {
-			putExtent(w.b, w.n.Ino, e.Slice(left))
-		}
-		if !right.Empty() {
-			putExtent(w.b, w.n.Ino, e.Slice(right))
+		if takeOut(w.b, w.n.Ino, e, r) {
 			w.straddles = true
 		}
+		w.gone = append(w.gone, without(e.Slice(r), news)...)
 	}
 	for _, e := range news {
 		if e.Range().Overlaps(r) {
@@ -261,6 +288,39 @@ func (w *recorder) step(r extent.Range) (int64, error) {
 		}
 	}
 	return r.End, nil
+}
+
+// takeOut takes r out of the record e, and reports whether a part behind r is left.
+func takeOut(b batcher, ino extent.Ino, e extent.Extent, r extent.Range) bool {
+	delExtent(b, ino, e)
+	left, right := e.Range().Minus(r)
+	for _, rest := range [...]extent.Range{left, right} {
+		if !rest.Empty() {
+			putExtent(b, ino, e.Slice(rest))
+		}
+	}
+	return !right.Empty()
+}
+
+// without returns the blocks of e that are not, for the same bytes, those of
+// others, which are in order.
+func without(e extent.Extent, others []extent.Extent) (out []run) {
+	at := e.Addr.Off - e.Off
+	pos := e.Off
+	for _, o := range others {
+		same := o.Range().Intersect(e.Range())
+		if same.Empty() || o.Addr.Off-o.Off != at {
+			continue
+		}
+		if pos < same.Off {
+			out = append(out, run{at + pos, same.Off - pos})
+		}
+		pos = same.End
+	}
+	if end := e.Off + e.Len; pos < end {
+		out = append(out, run{at + pos, end - pos})
+	}
+	return out
 }
 
 // news returns the first extents of r in memory, as records are cut.

@@ -72,6 +72,15 @@ func TestConcurrent(t *testing.T) {
 			off := rng.Int64N(size)
 			return f.n.Punch(extent.Range{Off: off, End: off + 50000})
 		})
+		spawn(uint64(i+400), func(rng *rand.Rand) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			from, to := rng.Int64N(64)*4096, (64+rng.Int64N(64))*4096
+			if from+65536 > f.n.Attr.Size || to < from+65536 {
+				return nil
+			}
+			return r.v.Clone(f.n, extent.Range{Off: from, End: from + 65536}, f.n, to)
+		})
 		spawn(uint64(i+300), func(*rand.Rand) error { return r.v.Sync(ctx, f.n, &f.mu) })
 	}
 	spawn(1000, func(*rand.Rand) error {

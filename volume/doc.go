@@ -26,6 +26,13 @@
 // durable. Only then can another file get it. The store keeps batches in order, so
 // that an older commit is never durable without what came before it.
 //
+// # Shared blocks
+//
+// Ranges of files may have blocks together. All their records say so (a mark that
+// may outlive the sharing), and space counts the references. What is shared is never
+// altered: a write takes new blocks and leaves the store as it is, and the commit that
+// records them gives the old ones up. A reference counts until its loss is durable.
+//
 // # Lock order
 //
 //	growMu, syncAllMu

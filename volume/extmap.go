@@ -15,6 +15,10 @@ type mapping struct {
 	// stored: the store knows that these blocks are the file's, so that they can
 	// only be given up through it. The record's state may lag behind ours.
 	stored bool
+	// stale: the store has other blocks here, which the next commit gives up.
+	stale bool
+	// shared: the blocks may be another range's, too, and must not be altered.
+	shared bool
 }
 
 func (e mapping) end() int64 { return e.off + e.len }
@@ -34,24 +38,31 @@ func (e mapping) slice(r extent.Range) mapping {
 
 // joins reports whether o, which begins where e ends, continues it.
 func (e mapping) joins(o mapping) bool {
-	return e.home+e.len == o.home && e.state == o.state && e.stored == o.stored &&
+	return e.home+e.len == o.home && e.state == o.state &&
+		e.stored == o.stored && e.stale == o.stale && e.shared == o.shared &&
 		e.win.Seg == o.win.Seg && (e.win.Seg == 0 || e.win.Off+e.len == o.win.Off)
 }
 
 // readable reports whether a read yields bytes from somewhere rather than zeros.
 func (e mapping) readable() bool { return e.win.Seg != 0 || e.state == extent.Written }
 
+// overwritable reports whether bytes can be replaced where they are. What is written
+// to a window comes home some day, so that home counts as well.
+func (e mapping) overwritable() bool { return e.readable() && !e.shared }
+
 // extent is the mapping as the outside sees it: the window is the address, and
 // its content counts as written.
 func (e mapping) extent() extent.Extent {
 	if e.win.Seg != 0 {
-		return extent.Extent{Off: e.off, Len: e.len, Addr: e.win, State: extent.Written}
+		return extent.Extent{Off: e.off, Len: e.len, Addr: e.win, State: extent.Written, Shared: e.shared}
 	}
 	return e.homeExtent()
 }
 
 func (e mapping) homeExtent() extent.Extent {
-	return extent.Extent{Off: e.off, Len: e.len, Addr: extent.Addr{Seg: extent.Device, Off: e.home}, State: e.state}
+	return extent.Extent{
+		Off: e.off, Len: e.len, Addr: extent.Addr{Seg: extent.Device, Off: e.home}, State: e.state, Shared: e.shared,
+	}
 }
 
 // extMap holds the mappings of a file, disjoint, joined where they can be. The

@@ -41,6 +41,7 @@ type Inode struct {
 	done       uint64        // the last that succeeded; guarded by commitMu
 	committing rangeSet      // what the commit under way took from dirty
 	commitSize int64         // the size it will record
+	flushing   bool          // it will flush, but may not have yet; guarded like Attr
 
 	ahead    run   // blocks kept for growth; guarded by space.mu
 	aheadOff int64 // the file offset they are for; guarded by space.mu
@@ -97,7 +98,7 @@ func (n *Inode) loadExtents() error {
 			return false, fmt.Errorf("extent %v at %v overlaps or leaves the device: %w", e.Range(), e.Addr, ErrCorrupt)
 		}
 		pos = e.Off + e.Len
-		n.m.insert(mapping{off: e.Off, len: e.Len, home: e.Addr.Off, state: e.State, stored: true})
+		n.m.insert(mapping{off: e.Off, len: e.Len, home: e.Addr.Off, state: e.State, stored: true, shared: e.Shared})
 		return true, nil
 	})
 	if err != nil {
@@ -144,9 +145,6 @@ func (n *Inode) mutable() (*extMap, error) {
 // zeroTail zeroes the device from the end of file to the end of its block.
 func (n *Inode) zeroTail() error {
 	tail := extent.Range{Off: n.Attr.Size, End: extent.RoundUp(n.Attr.Size)}
-	if tail.Empty() {
-		return nil
-	}
 	var found mapping
 	n.m.in(tail, func(e mapping) bool {
 		found = e
@@ -162,11 +160,7 @@ func (n *Inode) zeroTail() error {
 	if isZero(b) {
 		return nil
 	}
-	if err := n.v.write(zeros[:found.len], found.home); err != nil {
-		return err
-	}
-	n.wrote()
-	return nil
+	return n.zero(tail)
 }
 
 // Dirty reports whether Sync would have something to do for n. It needs n shared.
@@ -214,7 +208,7 @@ func (n *Inode) Plan(r extent.Range) (written bool) {
 		return false
 	}
 	m, err := n.extents()
-	return err == nil && m.covered(r, mapping.readable)
+	return err == nil && m.covered(r, mapping.overwritable)
 }
 
 // ReadAt reads up to the end of file; less than len(p) means that it was met.
@@ -314,7 +308,7 @@ func (n *Inode) Overwrite(p []byte, off int64) error {
 	}
 	pos := off
 	m.m.Ascend(off+1, func(_ int64, e mapping) bool {
-		if e.off > pos || !e.readable() || pos >= end {
+		if e.off > pos || !e.overwritable() || pos >= end {
 			return false
 		}
 		stop := min(e.end(), end)

@@ -20,7 +20,7 @@ const (
 	prefixExtent  = 'x' // ino, end → offset, address, state
 	prefixOwner   = 'r' // segment, address of the end, ino, end in the file → length
 	prefixOrphan  = 'o' // ino → nothing: no name leads to it any more
-	prefixIntent  = 't' // ino → range whose blocks are being freed
+	prefixIntent  = 't' // ino → what was begun and takes several batches
 	prefixXattr   = 'a' // ino, name → value of an extended attribute
 )
 

@@ -209,18 +209,31 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"punch": func(t *rapid.T) {
 			f, r := m.pick(t), drawRange(t)
 			f.dropWindows(t, m, r)
-			must(t, f.n.Punch(r))
-			f.zero(r)
-			f.give(r)
+			if !full(t, f.n.Punch(r)) {
+				f.zero(r)
+				f.give(r)
+			}
 		},
 		"truncate": func(t *rapid.T) {
 			f, size := m.pick(t), rapid.Int64Range(0, modelMax).Draw(t, "size")
 			f.dropWindows(t, m, extent.Range{Off: size, End: extent.Inf})
-			must(t, f.n.Truncate(size))
+			if full(t, f.n.Truncate(size)) {
+				return
+			}
 			if size < int64(len(f.data)) {
 				f.give(extent.Range{Off: size, End: modelMax})
 			}
 			f.truncate(size)
+		},
+		"clone": func(t *rapid.T) { m.clone(t, m.pick(t), m.pick(t)) },
+		"unshare": func(t *rapid.T) {
+			f, r := m.pick(t), drawRange(t)
+			if full(t, f.n.Unshare(r)) {
+				return
+			}
+			if shared, err := f.n.Shared(r); shared || err != nil {
+				t.Fatalf("%v is shared still (%v)", r, err)
+			}
 		},
 		"isolate": func(t *rapid.T) {
 			f, r := m.pick(t), drawRange(t).RoundOut()
@@ -234,6 +247,9 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 					return
 				}
 				f.take(r)
+			}
+			if full(t, f.n.Unshare(r)) {
+				return
 			}
 			seg, err := m.v.NewSegment()
 			must(t, err)
@@ -306,7 +322,7 @@ func (f *modelFile) plan(r extent.Range) bool {
 	}
 	pos := r.Off
 	err := f.n.Extents(r, func(e extent.Extent) bool {
-		if e.Off != pos || e.State != extent.Written {
+		if e.Off != pos || e.State != extent.Written || e.Shared {
 			return false
 		}
 		pos = e.Off + e.Len
@@ -420,15 +436,49 @@ func (m *machine) rescue(t *rapid.T) {
 	}
 }
 
-// addsUp checks that each block is free or a file's.
-func (m *machine) addsUp(t *rapid.T) {
-	must(t, m.v.SyncStore(context.Background()))
-	used := int64(0)
-	for _, f := range m.files {
-		a, err := f.n.Allocated()
-		must(t, err)
-		used += a
+// clone clones a part of f to g and has both checked as an overwrite would be.
+func (m *machine) clone(t *rapid.T, f, g *modelFile) {
+	r, off := drawRange(t).RoundOut(), drawRange(t).RoundOut().Off
+	r.End = min(r.End, int64(len(f.data)), r.Off+modelMax-off)
+	to := extent.Range{Off: off, End: off + r.Len()}
+	switch {
+	case r.Empty(),
+		r.RoundOut() != r && (r.End != int64(len(f.data)) || to.End < int64(len(g.data))),
+		f == g && to.RoundOut().Overlaps(r.RoundOut()):
+		if err := m.v.Clone(f.n, r, g.n, off); !errors.Is(err, syscall.EINVAL) {
+			t.Fatalf("clone %v to %v: %v", r, to, err)
+		}
+		return
 	}
+	g.dropWindows(t, m, to.RoundOut())
+	for _, w := range f.windows {
+		f.writeBack(t, m, w, 60)
+	}
+	if full(t, m.v.Clone(f.n, r, g.n, off)) {
+		return
+	}
+	g.set(off, bytes.Clone(f.data[r.Off:r.End]))
+	g.setBlocks(to.RoundOut(), false)
+	must(t, f.n.HomeExtents(r.RoundOut(), func(e extent.Extent) bool {
+		if e.State == extent.Written {
+			g.setBlocks(extent.Range{Off: e.Off - r.Off + off, End: e.Off + e.Len - r.Off + off}, true)
+		}
+		return true
+	}))
+}
+
+// addsUp checks that each block is free or a file's, once nothing is pending.
+func (m *machine) addsUp(t *rapid.T) {
+	var all rangeSet
+	for _, f := range m.files {
+		m.rig.sync(f.n)
+		must(t, f.n.HomeExtents(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
+			all.add(extent.Range{Off: e.Addr.Off, End: e.Addr.Off + e.Len})
+			return true
+		}))
+	}
+	must(t, m.v.SyncStore(context.Background()))
+	used := all.bytes
 	if i := m.v.Info(); i.Free+i.Ahead+used != i.Total || i.Busy != 0 || i.Orphaned != 0 {
 		t.Fatalf("%d used, but %+v", used, i)
 	}

@@ -94,12 +94,20 @@ func decodeCookie(k, b []byte) (Entry, string, error) {
 	return Entry{extent.Ino(le.Uint64(b)), le.Uint32(b[8:]), n[1]}, string(b[12:]), nil
 }
 
+// sharedBit in the state of an extent's record says that its blocks may have other
+// owners. All records of a block with several owners carry it.
+const sharedBit = 0x80
+
 func encodeExtent(e extent.Extent) []byte {
 	b := make([]byte, 0, 25)
 	for _, v := range [...]uint64{uint64(e.Off), uint64(e.Addr.Seg), uint64(e.Addr.Off)} {
 		b = le.AppendUint64(b, v)
 	}
-	return append(b, byte(e.State))
+	state := byte(e.State)
+	if e.Shared {
+		state |= sharedBit
+	}
+	return append(b, state)
 }
 
 // decodeExtent checks all that can be checked without the device's size.
@@ -111,8 +119,9 @@ func decodeExtent(k, b []byte) (extent.Ino, extent.Extent, error) {
 	ino, end, off, addr := extent.Ino(n[0]), n[1], le.Uint64(b), le.Uint64(b[16:])
 	e := extent.Extent{
 		Off: int64(off), Len: int64(end - off),
-		Addr:  extent.Addr{Seg: extent.Segment(le.Uint64(b[8:])), Off: int64(addr)},
-		State: extent.State(b[24]),
+		Addr:   extent.Addr{Seg: extent.Segment(le.Uint64(b[8:])), Off: int64(addr)},
+		State:  extent.State(b[24] &^ sharedBit),
+		Shared: b[24]&sharedBit != 0,
 	}
 	const odd = extent.BlockSize - 1
 	switch {
@@ -150,7 +159,7 @@ func decodeOwner(k, b []byte) (owner, error) {
 	}
 	length := le.Uint64(b)
 	const odd = extent.BlockSize - 1
-	if length == 0 || length > n[1] || length > n[3] || n[1] > math.MaxInt64 || n[3] > extent.MaxSize ||
+	if length == 0 || length > recordMax || length > n[1] || length > n[3] || n[1] > math.MaxInt64 || n[3] > extent.MaxSize ||
 		(length|n[1]|n[3])&odd != 0 {
 		return owner{}, fmt.Errorf("owner record ends at %d:%d, length %d: %w", n[0], n[1], length, ErrCorrupt)
 	}
@@ -158,19 +167,4 @@ func decodeOwner(k, b []byte) (owner, error) {
 		addr: extent.Addr{Seg: extent.Segment(n[0]), Off: int64(n[1] - length)},
 		len:  int64(length), ino: extent.Ino(n[2]), end: int64(n[3]),
 	}, nil
-}
-
-func encodeIntent(r extent.Range) []byte {
-	return le.AppendUint64(encodeNumber(uint64(r.Off)), uint64(r.End))
-}
-
-func decodeIntent(b []byte) (extent.Range, error) {
-	if len(b) != 16 {
-		return extent.Range{}, fmt.Errorf("intent of %d bytes: %w", len(b), ErrCorrupt)
-	}
-	r := extent.Range{Off: int64(le.Uint64(b)), End: int64(le.Uint64(b[8:]))}
-	if r.Off < 0 || r.Empty() || r.RoundOut() != r {
-		return extent.Range{}, fmt.Errorf("intent for %v: %w", r, ErrCorrupt)
-	}
-	return r, nil
 }

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"context"
 	"fmt"
 
 	"holdfast/extent"
@@ -76,13 +75,7 @@ func (v *Volume) removeStep(b batcher, ino extent.Ino, r extent.Range) ([]run, i
 	}
 	var runs []run
 	for _, e := range olds {
-		delExtent(b, ino, e)
-		left, right := e.Range().Minus(r)
-		for _, rest := range [...]extent.Range{left, right} {
-			if !rest.Empty() {
-				putExtent(b, ino, e.Slice(rest))
-			}
-		}
+		takeOut(b, ino, e, r)
 		gone := e.Slice(r)
 		runs = append(runs, run{gone.Addr.Off, gone.Len})
 	}
@@ -161,63 +154,4 @@ func (v *Volume) deleteRecords(ino extent.Ino, xattrs bool) error {
 			b.Delete(orphanKey(ino))
 		},
 	})
-}
-
-// recover finishes what a crash left half done: removals that had begun, and
-// files without a name.
-func (v *Volume) recover(ctx context.Context) error {
-	intents := make(map[extent.Ino]extent.Range)
-	err := v.st.Scan([]byte{prefixIntent}, after(prefixIntent), func(k, b []byte) (bool, error) {
-		n, ok := numbers(k, 1)
-		if !ok {
-			return false, fmt.Errorf("intent key %x: %w", k, ErrCorrupt)
-		}
-		r, err := decodeIntent(b)
-		intents[extent.Ino(n[0])] = r
-		return err == nil, err
-	})
-	if err != nil {
-		return err
-	}
-	for ino, r := range intents {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		last := func(b batcher) { b.Delete(intentKey(ino)) }
-		o := removal{ino: ino, r: r, intent: intentKey(ino), value: encodeIntent(r), last: last}
-		if err := v.removeExtents(o); err != nil {
-			return fmt.Errorf("inode %d: finish freeing %v: %w", ino, r, err)
-		}
-	}
-	orphans, err := v.orphanInodes()
-	if err != nil {
-		return err
-	}
-	for _, ino := range orphans {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := v.deleteRecords(ino, true); err != nil {
-			return fmt.Errorf("delete orphan %d: %w", ino, err)
-		}
-	}
-	if len(intents)+len(orphans) > 0 {
-		v.log.Info("recovered", "volume", v.id.uuid, "unfinished", len(intents), "orphans", len(orphans))
-	}
-	// Free space is about to be derived from what is left.
-	v.space.busy, v.space.busyLen = nil, 0
-	return v.st.Sync()
-}
-
-func (v *Volume) orphanInodes() ([]extent.Ino, error) {
-	var out []extent.Ino
-	err := v.st.Scan([]byte{prefixOrphan}, after(prefixOrphan), func(k, _ []byte) (bool, error) {
-		n, ok := numbers(k, 1)
-		if !ok {
-			return false, fmt.Errorf("orphan key %x: %w", k, ErrCorrupt)
-		}
-		out = append(out, extent.Ino(n[0]))
-		return true, nil
-	})
-	return out, err
 }

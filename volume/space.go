@@ -15,13 +15,15 @@ type space struct {
 	free    *freeMap
 	busy    []busyRun // in order of seq
 	busyLen int64
+	refs    refTable
 	held    holdTable
 	orphans rangeSet
 	ahead   map[*Inode]struct{} // who has blocks in Inode.ahead
 	aheadN  int64
 }
 
-// busyRun is free once all batches up to seq are durable.
+// busyRun has lost a reference, for good once all batches up to seq are durable. If
+// that was the last one, it is free then.
 type busyRun struct {
 	run
 	seq uint64
@@ -35,14 +37,32 @@ func (s *space) extend(r run) {
 	s.free.give(r)
 }
 
-// retire puts on the busy list what batch seq frees.
+// retire puts on the busy list what batch seq takes references from.
 func (s *space) retire(seq uint64, runs []run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range runs {
 		s.busy = append(s.busy, busyRun{r, seq})
-		s.busyLen += r.len
+		s.refs.drop(r.rng(), func(last extent.Range) { s.busyLen += last.Len() })
 	}
+}
+
+// share notes that a batch has given runs, which files have already, one more
+// reference.
+func (s *space) share(runs []run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range runs {
+		s.refs.share(r.rng())
+	}
+}
+
+// shared returns the parts of r that are not one file's alone.
+func (s *space) shared(r run) (out []extent.Range) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refs.shared(r.rng(), func(p extent.Range) { out = append(out, p) })
+	return out
 }
 
 // give frees blocks that the store does not know.
@@ -81,12 +101,13 @@ func (s *space) settled(seq uint64) []extent.Range {
 	var ready rangeSet
 	n := 0
 	for ; n < len(s.busy) && s.busy[n].seq <= seq; n++ {
-		r := s.busy[n].rng()
-		ready.add(r)
-		s.held.in(r, func(h extent.Range) {
-			ready.remove(h)
-			s.orphans.add(h)
-			s.busyLen -= h.End - h.Off
+		s.refs.settle(s.busy[n].rng(), func(last extent.Range) {
+			ready.add(last)
+			s.held.in(last, func(h extent.Range) {
+				ready.remove(h)
+				s.orphans.add(h)
+				s.busyLen -= h.End - h.Off
+			})
 		})
 	}
 	if n == len(s.busy) {

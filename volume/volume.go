@@ -136,12 +136,23 @@ func (v *Volume) openCounters() error {
 	return nil
 }
 
-// buildSpace derives the free blocks from the owners: what nobody owns is free.
+// buildSpace derives the free blocks from the owners: what nobody owns is free,
+// what has several owners is shared.
 func (v *Volume) buildSpace() error {
-	v.space.free = newFreeMap()
-	v.space.ahead = make(map[*Inode]struct{})
-	v.space.total = v.id.size - dataStart
-	pos := int64(dataStart)
+	s := &v.space
+	s.busy, s.busyLen, s.refs = nil, 0, refTable{} // what recovery left there
+	s.free = newFreeMap()
+	s.ahead = make(map[*Inode]struct{})
+	s.total = v.id.size - dataStart
+	cover := coverage[int]{pos: dataStart, done: func(r extent.Range, n int) {
+		switch {
+		case n == 0:
+			s.free.give(run{r.Off, r.Len()})
+		case n > 1:
+			s.refs.m.put(r, refs{n, n})
+			s.refs.bytes += r.Len()
+		}
+	}}
 	lower := key(prefixOwner, uint64(extent.Device))
 	err := v.st.Scan(lower, after(prefixOwner, uint64(extent.Device)), func(k, b []byte) (bool, error) {
 		o, err := decodeOwner(k, b)
@@ -151,18 +162,14 @@ func (v *Volume) buildSpace() error {
 		if o.addr.Off < dataStart || o.addr.Off+o.len > v.id.size {
 			return false, fmt.Errorf("inode %d owns [%d,+%d), outside of the volume: %w", o.ino, o.addr.Off, o.len, ErrCorrupt)
 		}
-		if pos < o.addr.Off {
-			v.space.free.give(run{pos, o.addr.Off - pos})
-		}
-		pos = max(pos, o.addr.Off+o.len)
+		r := extent.Range{Off: o.addr.Off, End: o.addr.Off + o.len}
+		cover.add(r, func(_ extent.Range, n int) int { return n + 1 })
 		return true, nil
 	})
 	if err != nil {
 		return err
 	}
-	if pos < v.id.size {
-		v.space.free.give(run{pos, v.id.size - pos})
-	}
+	cover.finish(v.id.size)
 	return nil
 }
 
@@ -211,6 +218,7 @@ type Info struct {
 	Busy       int64     `json:"busy"`      // freed by a batch that is not durable yet
 	Ahead      int64     `json:"ahead"`     // kept for files that grow
 	Orphaned   int64     `json:"orphaned"`  // given up by their file, but held
+	Shared     int64     `json:"shared"`    // of what is used: what several files have, counted once
 	FreeRuns   int       `json:"free_runs"` // the runs that Free consists of
 	Holds      int       `json:"holds"`     // see Inode.Hold
 	FailReason string    `json:"failed"`    // why the volume is read-only, if it is
@@ -226,6 +234,7 @@ func (v *Volume) Info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.Total, i.Free, i.Busy, i.Ahead, i.Orphaned = s.total, s.free.bytes(), s.busyLen, s.aheadN, s.orphans.bytes
+	i.Shared = s.refs.bytes
 	i.FreeRuns, i.Holds = s.free.bySize.Len(), len(s.held.byID)
 	return i
 }

@@ -153,6 +153,9 @@ func (n *Inode) WriteHome(p []byte, off int64) error {
 	if eof := max(0, n.Attr.Size-off); eof < int64(len(p)) {
 		clear(p[eof:])
 	}
+	if err := n.fork(r, extent.Range{}); err != nil {
+		return fmt.Errorf("inode %d: write home %v: %w", n.Ino, r, err)
+	}
 	var fresh []extent.Range
 	m.in(r, func(e mapping) bool {
 		if e.state != extent.Written {

@@ -36,7 +36,7 @@ func (n *Inode) Write(p []byte, off int64) error {
 		return err
 	}
 	r := extent.Range{Off: off, End: off + int64(len(p))}
-	if _, err := n.fill(r.RoundOut(), n.aheadFor(r)); err != nil {
+	if err := n.claim(r, n.aheadFor(r)); err != nil {
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	var fresh []extent.Range
@@ -56,6 +56,23 @@ func (n *Inode) Write(p []byte, off int64) error {
 		n.written(f)
 	}
 	n.Attr.Size = max(n.Attr.Size, r.End)
+	return nil
+}
+
+// claim makes sure that all of r has blocks, and that they are the file's alone, or
+// changes nothing. What of them holds nothing that must stay is unwritten.
+func (n *Inode) claim(r extent.Range, ahead int64) error {
+	filled, err := n.fillHoles(r.RoundOut(), ahead)
+	if err != nil {
+		return err
+	}
+	if err := n.fork(r.RoundOut(), r.RoundIn()); err != nil {
+		for _, h := range filled {
+			n.dropUnstored(n.m.remove(h))
+		}
+		return err
+	}
+	n.house(filled)
 	return nil
 }
 
@@ -111,6 +128,15 @@ func (n *Inode) written(r extent.Range) {
 // unwritten, and the store need not know them: a crash forgets them. Where a window
 // is over them, it is their address from now on.
 func (n *Inode) fill(r extent.Range, ahead int64) ([]extent.Range, error) {
+	holes, err := n.fillHoles(r, ahead)
+	if err == nil {
+		n.house(holes)
+	}
+	return holes, err
+}
+
+// fillHoles is fill, but for the windows.
+func (n *Inode) fillHoles(r extent.Range, ahead int64) ([]extent.Range, error) {
 	holes := n.m.holes(r)
 	if err := n.zeroBare(holes); err != nil {
 		return nil, err
@@ -123,7 +149,6 @@ func (n *Inode) fill(r extent.Range, ahead int64) ([]extent.Range, error) {
 			return nil, err
 		}
 	}
-	n.house(holes)
 	return holes, nil
 }
 
@@ -195,11 +220,8 @@ func (n *Inode) Punch(r extent.Range) error {
 	if in.Empty() {
 		return n.zero(r)
 	}
-	edges := [...]extent.Range{{Off: r.Off, End: in.Off}, {Off: in.End, End: r.End}}
-	for _, e := range edges {
-		if err := n.zero(e); err != nil {
-			return err
-		}
+	if err := n.zero(extent.Range{Off: r.Off, End: in.Off}, extent.Range{Off: in.End, End: r.End}); err != nil {
+		return err
 	}
 	return n.free(in, n.stored.Size)
 }
@@ -240,19 +262,47 @@ func (n *Inode) TrimPrealloc() {
 	s.dropAhead(n)
 }
 
-// zero writes zeros over what is mapped and written in r, both in windows and at
-// home, without changing the map.
-func (n *Inode) zero(r extent.Range) error {
+// zero writes zeros over what is mapped and written in parts, both in windows and at
+// home. Shared blocks that do not hold zeros there are replaced first; if there is
+// no space for that, nothing has changed.
+func (n *Inode) zero(parts ...extent.Range) error {
+	for _, r := range parts {
+		if err := n.forkNonZero(r); err != nil {
+			return fmt.Errorf("inode %d: zero %v: %w", n.Ino, r, err)
+		}
+	}
+	for _, r := range parts {
+		if r.Empty() {
+			continue
+		}
+		var err error
+		n.m.in(r, func(e mapping) bool {
+			err = n.zeroMapping(e)
+			return err == nil
+		})
+		if err != nil {
+			return fmt.Errorf("inode %d: zero %v: %w", n.Ino, r, err)
+		}
+	}
+	return nil
+}
+
+// forkNonZero replaces the blocks that are shared and hold something in r, which is
+// a part of a block.
+func (n *Inode) forkNonZero(r extent.Range) error {
 	if r.Empty() {
 		return nil
 	}
-	var err error
-	n.m.in(r, func(e mapping) bool {
-		err = n.zeroMapping(e)
-		return err == nil
-	})
-	if err != nil {
-		return fmt.Errorf("inode %d: zero %v: %w", n.Ino, r, err)
+	for _, e := range n.sharedParts(r.RoundOut()) {
+		b := make([]byte, e.rng().Intersect(r).Len())
+		if _, err := n.v.dev.ReadAt(b, e.slice(r).home); err != nil {
+			return err
+		}
+		if e.state == extent.Written && !isZero(b) {
+			if err := n.fork(e.rng(), extent.Range{}); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -271,7 +321,7 @@ func (n *Inode) zeroPiece(e mapping, z []byte, off int64) error {
 	if e.win.Seg != 0 {
 		errWin = n.store(e, z, off)
 	}
-	if e.state == extent.Written {
+	if e.state == extent.Written && !e.shared {
 		e.win = extent.Addr{}
 		errHome = n.store(e, z, off)
 	}
@@ -285,7 +335,7 @@ func (n *Inode) free(r extent.Range, size int64) error {
 		attr := n.stored
 		attr.Size = size
 		err := n.v.removeExtents(removal{
-			ino: n.Ino, r: r, intent: intentKey(n.Ino), value: encodeIntent(r),
+			ino: n.Ino, r: r, intent: intentKey(n.Ino), value: intent{kind: freeing, r: r}.encode(),
 			first: func(b batcher) { b.Put(inodeKey(n.Ino), encodeAttr(&attr)) },
 			last:  func(b batcher) { b.Delete(intentKey(n.Ino)) },
 		})
@@ -300,11 +350,12 @@ func (n *Inode) free(r extent.Range, size int64) error {
 	return nil
 }
 
-// anyStored reports whether the store knows blocks of the file in r.
+// anyStored reports whether the store knows blocks of the file in r, be it those that
+// memory knows.
 func (n *Inode) anyStored(r extent.Range) bool {
 	found := false
 	n.m.in(r, func(e mapping) bool {
-		found = e.stored
+		found = e.stored || e.stale
 		return !found
 	})
 	return found

@@ -288,3 +288,36 @@ func TestCloneRefused(t *testing.T) {
 	r.clone(a, 0, 10000, b, 12288)
 	r.clone(b, 0, 8192, b, 8192)
 }
+
+// TestGiveUpAfterCopyOnWrite: what was written over shared blocks and given up before
+// a commit leaves nothing of the shared ones behind.
+func TestGiveUpAfterCopyOnWrite(t *testing.T) {
+	for name, give := range map[string]func(n *Inode) error{
+		"punch":    func(n *Inode) error { return n.Punch(extent.Range{Off: 8192, End: 16384}) },
+		"truncate": func(n *Inode) error { return errors.Join(n.Truncate(8192), n.Truncate(mib)) },
+		"zero":     func(n *Inode) error { return n.ZeroRange(extent.Range{Off: 8192, End: 16384}, true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, dataStart+4*mib)
+			a, b := r.create("a"), r.create("b")
+			must(t, a.Write(fill('a', 16384), 0))
+			r.clone(a, 0, 16384, b, 0)
+			must(t, b.Truncate(mib))
+			r.sync(b)
+			must(t, b.Write(fill('b', 8192), 8192))
+			must(t, give(b))
+			r.sync(b)
+			r.powerCut()
+			want := append(fill('a', 8192), make([]byte, mib-8192)...)
+			if got := r.read(r.load(b.Ino)); !bytes.Equal(got, want) {
+				t.Fatal("the blocks of the other are back")
+			}
+			if !bytes.Equal(r.read(r.load(a.Ino)), fill('a', 16384)) {
+				t.Fatal("the other is another")
+			}
+			if i, s := r.v.Info(), r.check(); i.Free != i.Total-s.Used {
+				t.Fatalf("%+v, %+v", i, s)
+			}
+		})
+	}
+}

@@ -31,13 +31,31 @@ type modelFile struct {
 }
 
 // take notes that r got blocks, give that its whole blocks were freed.
-func (f *modelFile) take(r extent.Range) { f.setBlocks(r.RoundOut(), true) }
-func (f *modelFile) give(r extent.Range) { f.setBlocks(r.RoundIn(), false) }
-
-func (f *modelFile) setBlocks(r extent.Range, has bool) {
-	for b := r.Off / extent.BlockSize; b < min(r.End, modelMax)/extent.BlockSize; b++ {
-		f.blocks[b] = has
+func (f *modelFile) take(r extent.Range) {
+	for off := extent.RoundDown(r.Off); off < r.End; off += extent.BlockSize {
+		f.blocks[off/extent.BlockSize] = true
 	}
+}
+
+func (f *modelFile) give(r extent.Range) {
+	in := r.RoundIn()
+	maps.DeleteFunc(f.blocks, func(b int64, _ bool) bool { return in.Contains(blockAt(b)) })
+}
+
+func blockAt(b int64) extent.Range {
+	return extent.Range{Off: b * extent.BlockSize, End: (b + 1) * extent.BlockSize}
+}
+
+// shiftBlocks moves the blocks from off on.
+func (f *modelFile) shiftBlocks(off, by int64) {
+	next := map[int64]bool{}
+	for b := range f.blocks {
+		if blockAt(b).Off >= off {
+			b += by / extent.BlockSize
+		}
+		next[b] = true
+	}
+	f.blocks = next
 }
 
 // mapped returns the blocks that the file has, as the maps that show tells of.
@@ -221,9 +239,55 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 				return
 			}
 			if size < int64(len(f.data)) {
-				f.give(extent.Range{Off: size, End: modelMax})
+				f.give(extent.Range{Off: extent.RoundUp(size), End: extent.MaxSize})
 			}
 			f.truncate(size)
+		},
+		"zero": func(t *rapid.T) {
+			f, r, keep := m.pick(t), drawRange(t), rapid.Bool().Draw(t, "keep")
+			if full(t, f.n.ZeroRange(r, keep)) {
+				return
+			}
+			if !keep {
+				f.grow(r.End)
+			}
+			f.zero(r)
+			f.take(r)
+		},
+		"collapse": func(t *rapid.T) {
+			f, r := m.pick(t), drawRange(t).RoundOut()
+			f.dropWindows(t, m, extent.Range{Off: r.Off, End: extent.Inf})
+			err := f.n.Collapse(r)
+			if r.End >= int64(len(f.data)) {
+				if !errors.Is(err, syscall.EINVAL) {
+					t.Fatalf("collapse %v of %d: %v", r, len(f.data), err)
+				}
+				return
+			}
+			must(t, err)
+			f.data = slices.Delete(f.data, int(r.Off), int(r.End))
+			f.give(r)
+			f.shiftBlocks(r.End, -r.Len())
+			f.commit()
+		},
+		"insert": func(t *rapid.T) {
+			f, r := m.pick(t), drawRange(t).RoundOut()
+			if int64(len(f.data))+r.Len() > modelMax {
+				return
+			}
+			f.dropWindows(t, m, extent.Range{Off: r.Off, End: extent.Inf})
+			err := f.n.Insert(r)
+			if r.Off >= int64(len(f.data)) {
+				if !errors.Is(err, syscall.EINVAL) {
+					t.Fatalf("insert %v into %d: %v", r, len(f.data), err)
+				}
+				return
+			}
+			must(t, err)
+			f.data = slices.Insert(f.data, int(r.Off), make([]byte, r.Len())...)
+			f.shiftBlocks(r.Off, r.Len())
+			f.grow(int64(len(f.data)))
+			f.commit()
 		},
 		"clone": func(t *rapid.T) { m.clone(t, m.pick(t), m.pick(t)) },
 		"unshare": func(t *rapid.T) {
@@ -381,7 +445,6 @@ func (m *machine) compare(t *rapid.T) {
 // compareBlocks holds the blocks that the file has against the model, and what lies in
 // windows against the windows.
 func (f *modelFile) compareBlocks(t *rapid.T) {
-	maps.DeleteFunc(f.blocks, func(_ int64, has bool) bool { return !has })
 	for _, show := range []func(extent.Range, func(extent.Extent) bool) error{f.n.Extents, f.n.HomeExtents} {
 		if got := mapped(t, show); !maps.Equal(got, f.blocks) {
 			t.Fatalf("%s: has the blocks %v, want %v", f.name, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(f.blocks)))
@@ -458,10 +521,10 @@ func (m *machine) clone(t *rapid.T, f, g *modelFile) {
 		return
 	}
 	g.set(off, bytes.Clone(f.data[r.Off:r.End]))
-	g.setBlocks(to.RoundOut(), false)
+	g.give(to.RoundOut())
 	must(t, f.n.HomeExtents(r.RoundOut(), func(e extent.Extent) bool {
 		if e.State == extent.Written {
-			g.setBlocks(extent.Range{Off: e.Off - r.Off + off, End: e.Off + e.Len - r.Off + off}, true)
+			g.take(extent.Range{Off: e.Off - r.Off + off, End: e.Off + e.Len - r.Off + off})
 		}
 		return true
 	}))

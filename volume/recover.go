@@ -59,6 +59,8 @@ func (v *Volume) resume(ino extent.Ino, i intent) error {
 	switch i.kind {
 	case cloning:
 		return v.cloneRecords(ino, i, nil)
+	case collapsing, inserting:
+		return v.shiftRecords(ino, i)
 	default:
 		last := func(b batcher) { b.Delete(intentKey(ino)) }
 		return v.removeExtents(removal{ino: ino, r: i.r, intent: intentKey(ino), value: i.encode(), last: last})

@@ -207,6 +207,49 @@ func (n *Inode) Allocate(r extent.Range, keepSize bool) error {
 	return nil
 }
 
+// ZeroRange makes r read as zeros and makes sure that all of it has blocks, or returns
+// ENOSPC and changes nothing. Whole blocks that are at home become unwritten, as by a
+// write: from the next commit on in the store. The file grows to the end of r unless
+// keepSize. It needs n exclusive.
+func (n *Inode) ZeroRange(r extent.Range, keepSize bool) error {
+	switch {
+	case r.Off < 0 || r.Empty():
+		return fmt.Errorf("zero %v: %w", r, syscall.EINVAL)
+	case r.End > extent.MaxSize:
+		return fmt.Errorf("zero %v: %w", r, syscall.EFBIG)
+	}
+	m, err := n.mutable()
+	if err != nil {
+		return err
+	}
+	if err := n.claim(r, 0); err != nil {
+		return fmt.Errorf("inode %d: %w", n.Ino, err)
+	}
+	rest := []extent.Range{r}
+	if in := r.RoundIn(); !in.Empty() {
+		rest = []extent.Range{{Off: r.Off, End: in.Off}, {Off: in.End, End: r.End}}
+		m.in(in, func(e mapping) bool {
+			if e.win.Seg != 0 {
+				rest = append(rest, e.rng())
+			}
+			return true
+		})
+		m.update(in, func(e *mapping) {
+			if e.win.Seg == 0 {
+				e.state = extent.Unwritten
+			}
+		})
+	}
+	if err := n.zero(rest...); err != nil {
+		return err
+	}
+	n.dirty.add(r.RoundOut())
+	if !keepSize {
+		n.Attr.Size = max(n.Attr.Size, r.End)
+	}
+	return nil
+}
+
 // Punch makes r read as zeros and frees its whole blocks. It needs n exclusive,
 // and no window on what it frees.
 func (n *Inode) Punch(r extent.Range) error {

@@ -32,6 +32,17 @@ func (s *Session) Punch(ctx context.Context, f *os.File, r Range, o ChangeOption
 	return s.change(ctx, f, wire.ChangePunch, r, o)
 }
 
+// Fallocate alters the blocks of a range as fallocate(2) with the mode of that name
+// does, also the ones that the kernel does not pass to a mount: Punch, AllocateRange and
+// ZeroRange (both let the file grow), Collapse, Insert, Unshare. The rest is as for
+// Truncate.
+func (s *Session) Fallocate(ctx context.Context, f *os.File, k ChangeKind, r Range, o ChangeOptions) error {
+	if k == wire.ChangeTruncate {
+		return fmt.Errorf("fallocate: that is no such change: %w", syscall.EINVAL)
+	}
+	return s.change(ctx, f, k, r, o)
+}
+
 func (s *Session) change(ctx context.Context, f *os.File, k ChangeKind, r Range, o ChangeOptions) error {
 	if r.Empty() || r.Off < 0 || o.Wait < 0 {
 		return fmt.Errorf("change of %v: %w", r, syscall.EINVAL)

@@ -53,6 +53,10 @@ const (
 	Punch         = wire.ChangePunch
 	WriteInto     = wire.ChangeWrite
 	AllocateRange = wire.ChangeAllocate
+	ZeroRange     = wire.ChangeZero
+	Collapse      = wire.ChangeCollapse
+	Insert        = wire.ChangeInsert
+	Unshare       = wire.ChangeUnshare
 
 	ListLeases   = wire.ListLeases
 	ListPins     = wire.ListPins

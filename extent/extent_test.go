@@ -64,9 +64,9 @@ func TestRangeAlgebra(t *testing.T) {
 }
 
 func TestSlice(t *testing.T) {
-	e := Extent{Off: 8192, Len: 16384, Addr: Addr{Device, 1 << 20}, State: Written}
+	e := Extent{Off: 8192, Len: 16384, Addr: Addr{Device, 1 << 20}, State: Written, Shared: true}
 	got := e.Slice(Range{12288, 16384})
-	if want := (Extent{12288, 4096, Addr{Device, 1<<20 + 4096}, Written}); got != want {
+	if want := (Extent{Off: 12288, Len: 4096, Addr: Addr{Device, 1<<20 + 4096}, State: Written, Shared: true}); got != want {
 		t.Fatalf("Slice = %+v, want %+v", got, want)
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"holdfast/arbiter"
 	"holdfast/extent"
 	"holdfast/layout"
@@ -16,7 +14,18 @@ import (
 type plan struct {
 	class layout.Class
 	r     extent.Range // empty where class is none
+	own   fate         // where class is subtractive
 }
+
+// fate is what becomes of the caller's own windows in the range of a subtractive
+// change. Everybody else's have come home by then.
+type fate uint8
+
+const (
+	discarded fate = iota // their blocks go
+	stay                  // their blocks are replaced by others with the same content
+	comeHome              // their blocks become those of another range
+)
 
 // within reports whether leave for o covers p.
 func (p plan) within(o plan) bool {
@@ -28,8 +37,9 @@ func (p plan) within(o plan) bool {
 func (p plan) meets() bool { return p.class != layout.None && p.class != layout.Size }
 
 // change makes a plan, asks for leave and applies it. makePlan and apply are called with
-// i.mu held, shared or exclusive and exclusive; makePlan may be called often.
-func (f *FS) change(ctx context.Context, c Caller, i *inode, makePlan func() (plan, error), apply func() error) error {
+// i.mu held, shared or exclusive and exclusive; makePlan may be called often. The mutexes of
+// others are held as well when it is applied.
+func (f *FS) change(ctx context.Context, c Caller, i *inode, makePlan func() (plan, error), apply func() error, others ...*inode) error {
 	i.mu.RLock()
 	asked, err := makePlan()
 	i.mu.RUnlock()
@@ -41,7 +51,7 @@ func (f *FS) change(ctx context.Context, c Caller, i *inode, makePlan func() (pl
 			}
 		}
 		var done bool
-		done, asked, err = f.applyUnder(i, asked, makePlan, apply)
+		done, asked, err = f.applyUnder(i, asked, makePlan, apply, others)
 		leave.Done()
 		if done {
 			return err
@@ -52,26 +62,37 @@ func (f *FS) change(ctx context.Context, c Caller, i *inode, makePlan func() (pl
 
 // applyUnder applies the change if its plan is still within what was asked for. Else it
 // returns the plan as it is now.
-func (f *FS) applyUnder(i *inode, asked plan, makePlan func() (plan, error), apply func() error) (bool, plan, error) {
+func (f *FS) applyUnder(i *inode, asked plan, makePlan func() (plan, error), apply func() error, others []*inode) (bool, plan, error) {
 	if asked.class == layout.Subtractive {
 		// The caller's own windows may be in the range.
 		i.winMu.Lock()
 		defer i.winMu.Unlock()
 	}
-	i.lock()
-	defer i.mu.Unlock()
+	defer lockAll(append([]*inode{i}, others...)...)()
 	p, err := makePlan()
 	if err != nil || !p.within(asked) {
 		return false, p, err
 	}
 	if p.class == layout.Subtractive {
-		if err := f.discardWindows(i, p.r.RoundIn()); err != nil {
+		if err := f.endOwnWindows(i, p); err != nil {
 			return true, p, err
 		}
 	}
 	err = apply()
 	f.changed(i)
 	return true, p, err
+}
+
+// endOwnWindows does to the caller's own windows what a subtractive change needs. It
+// needs winMu, and mu exclusive.
+func (f *FS) endOwnWindows(i *inode, p plan) error {
+	switch p.own {
+	case discarded:
+		return f.discardWindows(i, p.r.RoundIn())
+	case comeHome:
+		return f.homeWindows(i, p.r)
+	}
+	return nil
 }
 
 // regular refuses what has no content.
@@ -96,9 +117,9 @@ func (f *FS) setSize(ctx context.Context, c Caller, i *inode, s SetAttr) (a Attr
 		}
 		switch size := i.n.Attr.Size; {
 		case s.Size < size:
-			return plan{layout.Subtractive, extent.Range{Off: s.Size, End: extent.Inf}}, nil
+			return plan{layout.Subtractive, extent.Range{Off: s.Size, End: extent.Inf}, discarded}, nil
 		case s.Size > size:
-			return plan{layout.Size, extent.Range{Off: size, End: s.Size}}, nil
+			return plan{class: layout.Size, r: extent.Range{Off: size, End: s.Size}}, nil
 		}
 		return plan{}, nil
 	}
@@ -129,21 +150,6 @@ func (f *FS) Truncate(ctx context.Context, c Caller, ino extent.Ino, size int64)
 	return err
 }
 
-// Punch makes a hole by another way than the mount.
-func (f *FS) Punch(ctx context.Context, c Caller, ino extent.Ino, r extent.Range) error {
-	err := f.withInode(ino, func(i *inode) error {
-		err := f.killedCapabilities(i, f.punch(ctx, c, i, r))
-		if err == nil && !c.Admin {
-			err = f.killPriv(i)
-		}
-		return err
-	})
-	if err == nil {
-		f.invalidated(ino)
-	}
-	return err
-}
-
 func (f *FS) withInode(ino extent.Ino, fn func(*inode) error) error {
 	i, err := f.get(ino)
 	if err != nil {
@@ -153,26 +159,6 @@ func (f *FS) withInode(ino extent.Ino, fn func(*inode) error) error {
 	return fn(i)
 }
 
-// Fallocate allocates blocks or makes a hole, as fallocate(2).
-func (f *FS) Fallocate(ctx context.Context, c Caller, ino extent.Ino, mode uint32, off, n int64) error {
-	if off < 0 || n <= 0 {
-		return fmt.Errorf("fallocate [%d,+%d): %w", off, n, syscall.EINVAL)
-	}
-	if off > extent.MaxSize || n > extent.MaxSize-off {
-		return fmt.Errorf("fallocate [%d,+%d): %w", off, n, syscall.EFBIG)
-	}
-	r := extent.Range{Off: off, End: off + n}
-	return f.withInode(ino, func(i *inode) error {
-		switch mode {
-		case 0, unix.FALLOC_FL_KEEP_SIZE:
-			return f.allocate(ctx, c, i, r, mode != 0)
-		case unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE:
-			return f.punch(ctx, c, i, r)
-		}
-		return fmt.Errorf("fallocate mode %#x: %w", mode, syscall.EOPNOTSUPP)
-	})
-}
-
 func (f *FS) allocate(ctx context.Context, c Caller, i *inode, r extent.Range, keepSize bool) error {
 	return f.change(ctx, c, i, func() (plan, error) {
 		if err := i.regular(); err != nil {
@@ -180,7 +166,7 @@ func (f *FS) allocate(ctx context.Context, c Caller, i *inode, r extent.Range, k
 		}
 		holes, err := i.hasHole(r)
 		if holes {
-			return plan{layout.Additive, r.RoundOut()}, err
+			return plan{class: layout.Additive, r: r.RoundOut()}, err
 		}
 		return plan{}, err
 	}, func() error {
@@ -206,7 +192,7 @@ func (f *FS) punch(ctx context.Context, c Caller, i *inode, r extent.Range) erro
 		}
 		blocks, err := i.hasBlock(r)
 		if blocks {
-			return plan{layout.Subtractive, r}, err // the arbiter rounds it out; whole blocks inside it are freed
+			return plan{layout.Subtractive, r, discarded}, err // the arbiter rounds it out; whole blocks inside it are freed
 		}
 		return plan{}, err
 	}, func() error {

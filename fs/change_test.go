@@ -237,8 +237,8 @@ func TestOutgrownPlan(t *testing.T) {
 	h := r.session(4711)
 	h.pin(h.lease(ino, rng(0, inf), layout.Read), rng(0, inf), layout.Read)
 	i := mustGet(r, ino)
-	for _, first := range []plan{{}, {layout.Additive, rng(0, block)}, {layout.Size, rng(0, block)}} {
-		plans := []plan{first, {layout.Subtractive, rng(0, block)}}
+	for _, first := range []plan{{}, {class: layout.Additive, r: rng(0, block)}, {class: layout.Size, r: rng(0, block)}} {
+		plans := []plan{first, {class: layout.Subtractive, r: rng(0, block)}}
 		next := func() (plan, error) {
 			p := plans[0]
 			if len(plans) > 1 {
@@ -252,7 +252,7 @@ func TestOutgrownPlan(t *testing.T) {
 		})
 		wantErr(t, err, syscall.ETXTBSY, "a change that became subtractive")
 	}
-	wider := []plan{{layout.Additive, rng(0, block)}, {layout.Additive, rng(0, 2*block)}, {layout.Additive, rng(0, 2*block)}}
+	wider := []plan{{class: layout.Additive, r: rng(0, block)}, {class: layout.Additive, r: rng(0, 2*block)}, {class: layout.Additive, r: rng(0, 2*block)}}
 	asked := 0
 	r.must(r.change(ctx, Caller{}, i, func() (plan, error) {
 		asked++

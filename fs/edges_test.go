@@ -67,7 +67,7 @@ func TestPunchOwnWindowInBlock(t *testing.T) {
 	r.write(ino, []byte("mount"), block+10)
 	want := r.content(ino)
 	clear(want[block+100 : block+200])
-	r.must(r.Punch(ctx, h.caller(), ino, rng(block+100, block+200)))
+	r.must(r.Reshape(ctx, h.caller(), ino, punchHole, rng(block+100, block+200)))
 	if got := r.content(ino); !bytes.Equal(got, want) {
 		t.Errorf("content differs at %d", firstDiff(got, want))
 	}
@@ -167,7 +167,7 @@ func TestKillPriv(t *testing.T) {
 	}{
 		{"truncate down", func(c Caller, ino extent.Ino) error { return r.Truncate(ctx, c, ino, block) }},
 		{"truncate up", func(c Caller, ino extent.Ino) error { return r.Truncate(ctx, c, ino, 9*block) }},
-		{"punch", func(c Caller, ino extent.Ino) error { return r.Punch(ctx, c, ino, rng(1, 2*block)) }},
+		{"punch", func(c Caller, ino extent.Ino) error { return r.Reshape(ctx, c, ino, punchHole, rng(1, 2*block)) }},
 	} {
 		for _, admin := range []bool{false, true} {
 			ino := r.file(fmt.Sprint(c.what, admin), make([]byte, 3*block))

@@ -180,7 +180,10 @@ func (i *inode) planWrite(r extent.Range) (plan, error) {
 		return plan{}, nil
 	}
 	blocks := r.RoundOut()
-	additive := plan{layout.Additive, blocks}
+	if shared, err := i.n.Shared(r); shared || err != nil {
+		return plan{layout.Subtractive, blocks, stay}, err // the blocks are given up for others
+	}
+	additive := plan{class: layout.Additive, r: blocks}
 	pos := blocks.Off
 	err := i.n.Extents(blocks, func(e extent.Extent) bool {
 		if e.Off > pos || e.State != extent.Written && e.Addr.Seg == extent.Device {
@@ -192,7 +195,7 @@ func (i *inode) planWrite(r extent.Range) (plan, error) {
 	if err != nil || pos < blocks.End {
 		return additive, err
 	}
-	return plan{layout.Size, blocks}, nil
+	return plan{class: layout.Size, r: blocks}, nil
 }
 
 func (w *write) apply() error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"holdfast/arbiter"
 	"holdfast/device"
@@ -51,7 +52,10 @@ type tester interface {
 	Errorf(format string, args ...any)
 }
 
-const testSize = 64 << 20
+const (
+	testSize  = 64 << 20
+	punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+)
 
 // newRig starts a filesystem that the test ends.
 func newRig(t testing.TB, change ...func(*rig)) *rig {

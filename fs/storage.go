@@ -17,9 +17,10 @@ var _ arbiter.Storage = (*storage)(nil)
 
 func (s *storage) fs() *FS { return (*FS)(s) }
 
-// Prepare allocates and writes zeros as the flags say. Of a range to infinity
+// Prepare allocates and writes zeros as the flags say, and gives the file blocks of its
+// own where they will be written to. Of a range to infinity
 // that is what lies before the end of file.
-func (s *storage) Prepare(ctx context.Context, file extent.Ino, r extent.Range, _ layout.Access, flags arbiter.PrepareFlags) error {
+func (s *storage) Prepare(ctx context.Context, file extent.Ino, r extent.Range, access layout.Access, flags arbiter.PrepareFlags) error {
 	return s.fs().withInode(file, func(i *inode) error {
 		i.mu.RLock()
 		size, err := i.n.Attr.Size, i.regular()
@@ -33,7 +34,15 @@ func (s *storage) Prepare(ctx context.Context, file extent.Ino, r extent.Range, 
 		if r.End > extent.MaxSize {
 			return fmt.Errorf("prepare %v: %w", r, syscall.EFBIG)
 		}
-		if r.Empty() || flags&(arbiter.PrepareAllocate|arbiter.PrepareWritten) == 0 {
+		if r.Empty() {
+			return nil
+		}
+		if access == layout.Write {
+			if err := s.fs().unshareFor(ctx, i, r); err != nil {
+				return err
+			}
+		}
+		if flags&(arbiter.PrepareAllocate|arbiter.PrepareWritten) == 0 {
 			return nil
 		}
 		return s.fs().prepare(ctx, i, r, flags&arbiter.PrepareWritten != 0)

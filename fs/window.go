@@ -185,6 +185,9 @@ func (f *FS) isolateAll(ctx context.Context, i *inode, r extent.Range, write boo
 	}
 	defer func() { f.windowBytes.Add(-left) }() // of windows that were not made
 	if write {
+		if err := f.unshareFor(ctx, i, r); err != nil {
+			return err
+		}
 		if err := f.fill(i, r); err != nil { // also in windows that were made for readers
 			return err
 		}
@@ -230,6 +233,12 @@ func (i *inode) live() (out ranges) {
 		out = out.or(m.live)
 	}
 	return out
+}
+
+// windowed reports whether a window is over a part of r, be it a hole. It needs mu
+// shared.
+func (i *inode) windowed(r extent.Range) bool {
+	return slices.ContainsFunc(i.windows, func(m *mapping) bool { return len(m.live.and(ranges{r})) > 0 })
 }
 
 // chunk is how much is copied into or out of a window at a time. The inode is

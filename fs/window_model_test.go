@@ -22,6 +22,7 @@ func TestWindowModel(t *testing.T) {
 		data := []byte("begin")
 		blocks := ranges{rng(0, block)} // what is allocated; a reader's window allocates nothing
 		ino := r.file("f", data)
+		twin, copied := r.file("twin", nil), []byte{}
 		type held struct {
 			h  *holder
 			id layout.LeaseID
@@ -58,6 +59,11 @@ func TestWindowModel(t *testing.T) {
 			"write": func(t *rapid.T) {
 				p := bytes.Repeat([]byte{rapid.Byte().Draw(t, "byte")}, rapid.IntRange(1, 3*block).Draw(t, "length"))
 				off := rapid.Int64Range(0, int64(limit-len(p))).Draw(t, "offset")
+				shared, err := mustGet(r, ino).n.Shared(rng(off, off+int64(len(p))))
+				r.must(err)
+				if shared && len(leases) > 0 {
+					t.Skip("it would have to wait")
+				}
 				r.write(ino, p, off)
 				write(off, p)
 				blocks = blocks.add(rng(off, off+int64(len(p))).RoundOut())
@@ -67,6 +73,77 @@ func TestWindowModel(t *testing.T) {
 				n := rapid.Int64Range(1, min(3*block, limit-off)).Draw(t, "length")
 				r.must(r.Fallocate(ctx, Caller{}, ino, unix.FALLOC_FL_KEEP_SIZE, off, n))
 				blocks = blocks.add(rng(off, off+n).RoundOut())
+			},
+			"clone": func(t *rapid.T) {
+				off := rapid.Int64Range(0, limit-1).Draw(t, "offset")
+				at := off
+				if rapid.Bool().Draw(t, "whole blocks") {
+					off, at = off&^(block-1), rapid.Int64Range(0, limit/block-1).Draw(t, "at")*block
+				}
+				n := rapid.Int64Range(1, limit-at).Draw(t, "length")
+				k, err := r.CopyRange(ctx, Caller{}, ino, off, twin, at, n)
+				r.must(err)
+				if want := max(0, min(n, int64(len(data))-off)); k != want {
+					t.Fatalf("copied %d of %d bytes", k, want)
+				}
+				if k > 0 {
+					copied = append(copied, make([]byte, max(0, at+k-int64(len(copied))))...)
+					copy(copied[at:], data[off:off+k])
+				}
+			},
+			"back": func(t *rapid.T) {
+				if len(leases) > 0 {
+					t.Skip("it would have to wait")
+				}
+				k, err := r.CopyRange(ctx, Caller{}, twin, 0, ino, 0, limit)
+				r.must(err)
+				if k != int64(len(copied)) {
+					t.Fatalf("copied %d of %d bytes", k, len(copied))
+				}
+				over := rng(0, k).RoundOut()
+				took := ranges(r.allocated(twin)).and(ranges{over})
+				if k < int64(len(data)) && k%block > 0 { // the tail is copied
+					took = took.add(rng(k&^(block-1), over.End))
+				}
+				if k > 0 {
+					blocks = blocks.minus(ranges{over}).or(took)
+				}
+				write(0, copied)
+			},
+			"zero": func(t *rapid.T) { // by a holder
+				x, _ := some(t)
+				off := rapid.Int64Range(0, limit-1).Draw(t, "offset")
+				p := rng(off, off+rapid.Int64Range(1, limit-off).Draw(t, "length"))
+				if !alone(x, p) {
+					t.Skip("it would have to wait")
+				}
+				r.must(r.Reshape(ctx, x.h.caller(), ino, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, p))
+				if off < int64(len(data)) {
+					clear(data[off:min(p.End, int64(len(data)))])
+				}
+				blocks = blocks.add(p.RoundOut())
+			},
+			"shift": func(t *rapid.T) { // by a holder
+				x, _ := some(t)
+				off := rapid.Int64Range(0, limit/block-1).Draw(t, "offset") * block
+				end := off + rapid.Int64Range(1, 4).Draw(t, "blocks")*block
+				if !alone(x, rng(off, inf)) {
+					t.Skip("it would have to wait")
+				}
+				insert := rapid.Bool().Draw(t, "insert")
+				switch {
+				case insert && off < int64(len(data)) && int64(len(data))+end-off <= limit:
+					r.must(r.Reshape(ctx, x.h.caller(), ino, unix.FALLOC_FL_INSERT_RANGE, rng(off, end)))
+					data = slices.Insert(data, int(off), make([]byte, end-off)...)
+					blocks = shifted(blocks, off, off, end-off)
+				case !insert && end < int64(len(data)):
+					r.must(r.Reshape(ctx, x.h.caller(), ino, unix.FALLOC_FL_COLLAPSE_RANGE, rng(off, end)))
+					data = slices.Delete(data, int(off), int(end))
+					blocks = shifted(blocks, off, end, off-end)
+				default:
+					t.Skip("not in the file")
+				}
+				x.gone = x.gone.add(rng(off, inf))
 			},
 			"map": func(t *rapid.T) {
 				off := rapid.Int64Range(0, limit/block-1).Draw(t, "offset") * block
@@ -102,7 +179,7 @@ func TestWindowModel(t *testing.T) {
 				if !alone(x, p) {
 					t.Skip("it would have to wait")
 				}
-				r.must(r.Punch(ctx, x.h.caller(), ino, p))
+				r.must(r.Reshape(ctx, x.h.caller(), ino, punchHole, p))
 				if off < int64(len(data)) {
 					clear(data[off:min(p.End, int64(len(data)))])
 				}
@@ -174,6 +251,9 @@ func TestWindowModel(t *testing.T) {
 				if got := r.allocated(ino); !slices.Equal(got, blocks) {
 					t.Fatalf("allocated is %v, the model has %v", got, blocks)
 				}
+				if got := r.content(twin); !bytes.Equal(got, copied) {
+					t.Fatalf("the twin has %d bytes, the model %d; they differ at %d", len(got), len(copied), firstDiff(got, copied))
+				}
 				for _, x := range leases {
 					for off := x.r.Off; off < min(x.r.End, int64(len(data))); off += 512 {
 						if !has(x, off) {
@@ -198,4 +278,14 @@ func TestWindowModel(t *testing.T) {
 			t.Fatalf("the device differs at %d after all are released", firstDiff(got, data))
 		}
 	})
+}
+
+// shifted is what becomes of blocks when those from `from` on move by that much, and
+// those between off and from go.
+func shifted(blocks ranges, off, from, by int64) ranges {
+	out := blocks.and(ranges{rng(0, off)})
+	for _, b := range blocks.and(ranges{rng(from, inf)}) {
+		out = out.add(rng(b.Off+by, b.End+by))
+	}
+	return out
 }

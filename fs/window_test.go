@@ -208,7 +208,7 @@ func TestPartialReturn(t *testing.T) {
 	}
 	_, err := r.Map(ctx, l, ino, rng(0, 8*block), true)
 	wantErr(t, err, syscall.EPERM, "map of what was returned")
-	r.must(r.Punch(ctx, Caller{}, ino, rng(2*block, 4*block)))
+	r.must(r.Reshape(ctx, Caller{}, ino, punchHole, rng(2*block, 4*block)))
 	h.release(l)
 }
 
@@ -335,7 +335,7 @@ func TestCut(t *testing.T) {
 	defer v.close()
 	copy(v.at(0), "kept")
 	copy(v.at(block), "kept too")
-	r.must(r.Punch(ctx, Caller{Wait: arbiter.WaitForever}, ino, rng(block+10, 2*block-10)))
+	r.must(r.Reshape(ctx, Caller{Wait: arbiter.WaitForever}, ino, punchHole, rng(block+10, 2*block-10)))
 	want := bytes.Repeat([]byte{'f'}, 8*block)
 	copy(want, "kept")
 	copy(want[block:], "kept too")

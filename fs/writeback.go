@@ -199,6 +199,26 @@ func (f *FS) discardWindows(i *inode, r extent.Range) error {
 	return nil
 }
 
+// homeWindows ends windows over r, whole blocks, and writes back what is dirty. They
+// are the caller's own. It needs winMu, and mu exclusive.
+func (f *FS) homeWindows(i *inode, r extent.Range) error {
+	for _, m := range append([]*mapping(nil), i.windows...) {
+		err := f.each(m.live.and(ranges{r}), func(p extent.Range, buf []byte) error {
+			return f.bringHome(i, m, p, buf, false)
+		})
+		if err != nil {
+			return err
+		}
+		if len(m.live) == 0 {
+			f.forget(i, m)
+		}
+	}
+	for lease := range i.users {
+		i.users.remove(lease, ranges{r})
+	}
+	return nil
+}
+
 // unmap ends the mapping of r by a lease. What it may have written becomes
 // content, and what no other lease maps is detached. It reports whether the lease
 // was one for writing.

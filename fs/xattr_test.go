@@ -75,7 +75,7 @@ func TestCapabilitiesGoByTheAPI(t *testing.T) {
 	ino := r.file("f", make([]byte, 20000))
 	for name, change := range map[string]func() error{
 		"truncate": func() error { return r.Truncate(ctx, Caller{Admin: true}, ino, 10000) },
-		"punch":    func() error { return r.Punch(ctx, Caller{Admin: true}, ino, rng(0, 4096)) },
+		"punch":    func() error { return r.Reshape(ctx, Caller{Admin: true}, ino, punchHole, rng(0, 4096)) },
 	} {
 		r.setXattr(ino, "user.stays", "")
 		r.setXattr(ino, capabilities, "caps")

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"math"
 	"syscall"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -139,6 +140,26 @@ func (r *rawFS) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) gofuse
 		err = r.fs.KillPriv(ino) // the kernel leaves it to the server, and has no flag for it here
 	}
 	return errno(r.log, err)
+}
+
+// CopyFileRange shares blocks instead of copying them where it can. It may do less than
+// was asked for; the kernel or the program asks for the rest.
+func (r *rawFS) CopyFileRange(cancel <-chan struct{}, in *gofuse.CopyFileRangeIn) (uint32, gofuse.Status) {
+	off, ok1 := offset(in.OffIn)
+	at, ok2 := offset(in.OffOut)
+	if !ok1 || !ok2 || in.Flags != 0 {
+		return 0, gofuse.EINVAL
+	}
+	n := int64(min(in.Len, math.MaxUint32&^(extent.BlockSize-1)))
+	if at > extent.MaxSize || n > extent.MaxSize-at {
+		return 0, gofuse.Status(syscall.EFBIG)
+	}
+	ctx, caller, to := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeIdOut)
+	done, err := r.fs.CopyRange(ctx, caller, inode(in.NodeId), off, to, at, n)
+	if err == nil && done > 0 && !caller.Admin {
+		err = r.fs.KillPriv(to)
+	}
+	return uint32(done), errno(r.log, err)
 }
 
 func (r *rawFS) Lseek(cancel <-chan struct{}, in *gofuse.LseekIn, out *gofuse.LseekOut) gofuse.Status {

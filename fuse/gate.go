@@ -47,6 +47,14 @@ func (g *gated) pass(f func() gofuse.Status) gofuse.Status {
 	return f()
 }
 
+func (g *gated) CopyFileRange(cancel <-chan struct{}, in *gofuse.CopyFileRangeIn) (n uint32, s gofuse.Status) {
+	s = g.pass(func() gofuse.Status {
+		n, s = g.rawFS.CopyFileRange(cancel, in)
+		return s
+	})
+	return n, s
+}
+
 func (g *gated) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
 	return g.pass(func() gofuse.Status { return g.rawFS.Lookup(cancel, h, name, out) })
 }

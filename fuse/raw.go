@@ -13,7 +13,7 @@ import (
 // rawFS answers the kernel's requests. What it does not implement the embedded
 // default answers with ENOSYS, and the kernel does not ask again: ACCESS (it
 // checks permissions itself), locks (it
-// keeps them itself), copy_file_range (it copies itself), ioctl.
+// keeps them itself), ioctl.
 type rawFS struct {
 	gofuse.RawFileSystem
 	fs     *fs.FS

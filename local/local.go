@@ -112,9 +112,10 @@ type FS interface {
 	Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) ([]Piece, error)
 	// Commit makes what was written directly durable content; size -1 leaves the size.
 	Commit(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, size int64) error
-	// Truncate and Punch change a file after asking the arbiter for c.
+	// Truncate and Reshape change a file after asking the arbiter for c. The mode is
+	// that of fallocate(2).
 	Truncate(ctx context.Context, c arbiter.Caller, ino extent.Ino, size int64) error
-	Punch(ctx context.Context, c arbiter.Caller, ino extent.Ino, r extent.Range) error
+	Reshape(ctx context.Context, c arbiter.Caller, ino extent.Ino, mode uint32, r extent.Range) error
 	// Class says what a write into or an allocation of the range would be.
 	Class(ctx context.Context, ino extent.Ino, r extent.Range) (layout.Class, error)
 	// Grow makes the volume larger and returns its size.

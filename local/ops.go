@@ -263,7 +263,7 @@ func (r *request) change() error {
 	if m.Kind == wire.ChangeTruncate {
 		err = r.srv.cfg.FS.Truncate(r.ctx, c, file.ino, m.Range.Off)
 	} else {
-		err = r.srv.cfg.FS.Punch(r.ctx, c, file.ino, m.Range)
+		err = r.srv.cfg.FS.Reshape(r.ctx, c, file.ino, fallocateMode(m.Kind), m.Range)
 	}
 	if err != nil {
 		return err
@@ -284,6 +284,23 @@ func (r *request) grow() error {
 		return err
 	}
 	return r.done(&wire.Grow{Size: size})
+}
+
+// fallocateMode is what fallocate(2) calls a change other than truncate.
+func fallocateMode(k wire.ChangeKind) uint32 {
+	switch k {
+	case wire.ChangePunch:
+		return unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	case wire.ChangeZero:
+		return unix.FALLOC_FL_ZERO_RANGE
+	case wire.ChangeCollapse:
+		return unix.FALLOC_FL_COLLAPSE_RANGE
+	case wire.ChangeInsert:
+		return unix.FALLOC_FL_INSERT_RANGE
+	case wire.ChangeUnshare:
+		return unix.FALLOC_FL_UNSHARE_RANGE | unix.FALLOC_FL_KEEP_SIZE
+	}
+	return 0
 }
 
 func (r *request) admit() error {

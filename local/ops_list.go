@@ -150,6 +150,9 @@ func (r *request) would() error {
 	if err != nil {
 		return err
 	}
+	if m.Kind == wire.ChangeCollapse || m.Kind == wire.ChangeInsert {
+		m.Range.End = extent.Inf // all that is behind it moves
+	}
 	class, err := r.class(file.ino, m.Kind, m.Range)
 	if err != nil {
 		return err
@@ -182,7 +185,7 @@ func (r *request) class(ino extent.Ino, kind wire.ChangeKind, rng extent.Range) 
 			return layout.Size, nil
 		}
 		return layout.Subtractive, nil
-	case wire.ChangePunch:
+	case wire.ChangePunch, wire.ChangeCollapse, wire.ChangeInsert:
 		return layout.Subtractive, nil
 	default:
 		return r.srv.cfg.FS.Class(r.ctx, ino, rng)

@@ -77,25 +77,28 @@ type clone struct {
 	copies   extMap       // what dst gets that is not shared, by offset in src
 }
 
-// copyReached gives dst blocks of its own for what others reach directly.
-func (c *clone) copyReached() error {
-	var reached []mapping
-	s := &c.v.space
+// reached returns what of r others reach directly: what is in windows or held. It
+// needs n shared.
+func (n *Inode) reached(r extent.Range) (out []mapping) {
+	s := &n.v.space
 	s.mu.Lock()
-	c.src.m.in(c.r, func(e mapping) bool {
-		if e.state != extent.Written {
-			return true
-		}
+	defer s.mu.Unlock()
+	n.m.in(r, func(e mapping) bool {
 		if e.win.Seg != 0 {
-			reached = append(reached, e)
+			out = append(out, e)
 			return true
 		}
 		s.held.in(extent.Range{Off: e.home, End: e.home + e.len}, func(h extent.Range) {
-			reached = append(reached, e.slice(extent.Range{Off: e.off + h.Off - e.home, End: e.off + h.End - e.home}))
+			out = append(out, e.slice(extent.Range{Off: e.off + h.Off - e.home, End: e.off + h.End - e.home}))
 		})
 		return true
 	})
-	s.mu.Unlock()
+	return out
+}
+
+// copyReached gives dst blocks of its own for what others reach directly.
+func (c *clone) copyReached() error {
+	reached := slices.DeleteFunc(c.src.reached(c.r), func(e mapping) bool { return e.state != extent.Written })
 	if len(reached) == 0 {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"holdfast/extent"
+	"holdfast/internal/sim"
 )
 
 func (r *rig) clone(src *Inode, off, end int64, dst *Inode, at int64) {
@@ -35,6 +36,7 @@ func TestCloneCostsNothing(t *testing.T) {
 	before := r.v.Info()
 	r.clone(a, 0, 2*mib+100, b, 0)
 	r.clone(b, mib, 2*mib, c, 4096)
+	r.clone(b, 0, 2*mib, a, 0) // what they have together already
 	i := r.v.Info()
 	if i.Free != before.Free || i.Shared != 2*mib+4096 {
 		t.Fatalf("before %+v, after %+v", before, i)
@@ -56,6 +58,11 @@ func TestCloneCostsNothing(t *testing.T) {
 		t.Fatalf("opened again: %+v", j)
 	}
 	a, b, c = r.load(a.Ino), r.load(b.Ino), r.load(c.Ino)
+	must(t, a.Write(fill('x', 4096), mib))
+	must(t, a.Write(fill('a', 4096), mib))
+	if !bytes.Equal(r.read(b), fill('a', 2*mib+100)) {
+		t.Fatal("a write shows in the clone")
+	}
 	must(t, a.Truncate(0))
 	must(t, b.Punch(extent.Range{Off: 0, End: mib}))
 	if i := r.v.Info(); i.Busy != mib || i.Free != i.Total-2*mib-4096 {
@@ -319,5 +326,46 @@ func TestGiveUpAfterCopyOnWrite(t *testing.T) {
 				t.Fatalf("%+v, %+v", i, s)
 			}
 		})
+	}
+}
+
+// TestCopiesAreFlushed: what a clone copies is on the device before the records say
+// that it is there.
+func TestCopiesAreFlushed(t *testing.T) {
+	r := newRig(t, dataStart+8*mib)
+	a, b := r.create("a"), r.create("b")
+	must(t, a.Write(fill('a', mib), 0))
+	r.sync(a)
+	_, err := a.Hold(extent.Range{Off: 0, End: 8192})
+	must(t, err)
+	r.clone(a, 0, mib, b, 0)
+	must(t, r.st.Sync())
+	r.crash(sim.StoreOnly) // the device loses all that was not flushed
+	if !bytes.Equal(r.read(r.load(b.Ino)), fill('a', mib)) {
+		t.Fatal("blocks that were not written show themselves")
+	}
+}
+
+// TestZeroRangeOfWhatIsReached: blocks under a hold are zeroed where they are.
+func TestZeroRangeOfWhatIsReached(t *testing.T) {
+	r := newRig(t, dataStart+8*mib)
+	a := r.create("a")
+	must(t, a.Write(fill('a', mib), 0))
+	_, err := a.Hold(extent.Range{Off: 8192, End: 16384})
+	must(t, err)
+	must(t, a.ZeroRange(extent.Range{Off: 0, End: mib}, true))
+	got := ""
+	must(t, a.Extents(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
+		got += fmt.Sprint(e.Range(), e.State, " ")
+		p := make([]byte, e.Len)
+		_, err := r.dev.ReadAt(p, e.Addr.Off)
+		must(t, err)
+		if e.State == extent.Written && !isZero(p) {
+			t.Error("a holder sees what was there")
+		}
+		return true
+	}))
+	if want := "[0,8192) unwritten [8192,16384) written [16384,1048576) unwritten "; got != want {
+		t.Fatal(got)
 	}
 }

@@ -171,6 +171,9 @@ func (m *extMap) remove(r extent.Range) []mapping {
 
 // update applies fn to all that is mapped in r.
 func (m *extMap) update(r extent.Range, fn func(*mapping)) {
+	if r.Empty() {
+		return
+	}
 	for _, e := range m.remove(r) {
 		fn(&e)
 		m.insert(e)

@@ -99,6 +99,9 @@ func TestShiftInPlace(t *testing.T) {
 	r := newRig(t, dataStart+4*mib)
 	n := r.numbered("f", 10)
 	must(t, n.Collapse(extent.Range{Off: 0, End: 8192}))
+	if i := r.v.Info(); i.Free+i.Ahead != i.Total-9*extent.BlockSize {
+		t.Fatalf("what was taken out is not free: %+v", i)
+	}
 	want := r.read(n)
 	must(t, n.Overwrite(fill('x', 4096), 0))
 	copy(want, fill('x', 4096))

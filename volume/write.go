@@ -208,9 +208,9 @@ func (n *Inode) Allocate(r extent.Range, keepSize bool) error {
 }
 
 // ZeroRange makes r read as zeros and makes sure that all of it has blocks, or returns
-// ENOSPC and changes nothing. Whole blocks that are at home become unwritten, as by a
-// write: from the next commit on in the store. The file grows to the end of r unless
-// keepSize. It needs n exclusive.
+// ENOSPC and changes nothing. Whole blocks become unwritten, as by a write: from the
+// next commit on in the store. What others reach directly is overwritten where it is.
+// The file grows to the end of r unless keepSize. It needs n exclusive.
 func (n *Inode) ZeroRange(r extent.Range, keepSize bool) error {
 	switch {
 	case r.Off < 0 || r.Empty():
@@ -228,17 +228,13 @@ func (n *Inode) ZeroRange(r extent.Range, keepSize bool) error {
 	rest := []extent.Range{r}
 	if in := r.RoundIn(); !in.Empty() {
 		rest = []extent.Range{{Off: r.Off, End: in.Off}, {Off: in.End, End: r.End}}
-		m.in(in, func(e mapping) bool {
-			if e.win.Seg != 0 {
-				rest = append(rest, e.rng())
-			}
-			return true
-		})
-		m.update(in, func(e *mapping) {
-			if e.win.Seg == 0 {
-				e.state = extent.Unwritten
-			}
-		})
+		pos := in.Off
+		for _, e := range n.reached(in) {
+			rest = append(rest, e.rng())
+			m.update(extent.Range{Off: pos, End: e.off}, unwritten)
+			pos = e.end()
+		}
+		m.update(extent.Range{Off: pos, End: in.End}, unwritten)
 	}
 	if err := n.zero(rest...); err != nil {
 		return err
@@ -249,6 +245,8 @@ func (n *Inode) ZeroRange(r extent.Range, keepSize bool) error {
 	}
 	return nil
 }
+
+func unwritten(e *mapping) { e.state = extent.Unwritten }
 
 // Punch makes r read as zeros and frees its whole blocks. It needs n exclusive,
 // and no window on what it frees.

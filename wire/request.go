@@ -67,7 +67,11 @@ const (
 	ChangeTruncate ChangeKind = 1 // the range's offset is the new size, it has no end
 	ChangePunch    ChangeKind = 2
 	ChangeWrite    ChangeKind = 3 // WOULD only
-	ChangeAllocate ChangeKind = 4 // WOULD only
+	ChangeAllocate ChangeKind = 4
+	ChangeZero     ChangeKind = 5
+	ChangeCollapse ChangeKind = 6
+	ChangeInsert   ChangeKind = 7
+	ChangeUnshare  ChangeKind = 8
 )
 
 // Hello opens a session.
@@ -324,7 +328,10 @@ func (m *Change) Append(b []byte) []byte {
 // Decode implements Body.
 func (m *Change) Decode(b []byte) error {
 	d := decode(OpChange, b, 32)
-	m.Kind = ChangeKind(d.enum("change", uint8(ChangeTruncate), uint8(ChangePunch)))
+	m.Kind = ChangeKind(d.enum("change", uint8(ChangeTruncate), uint8(ChangeUnshare)))
+	if m.Kind == ChangeWrite {
+		d.fail(syscall.EINVAL, "a write is no change to ask for")
+	}
 	m.OnHold = OnHold(d.enum("on_hold", 0, uint8(OnHoldDefer)))
 	d.zero(6)
 	m.Range = d.rng()
@@ -362,7 +369,7 @@ func (m *Would) Append(b []byte) []byte {
 // Decode implements Body.
 func (m *Would) Decode(b []byte) error {
 	d := decode(OpWould, b, 24)
-	m.Kind = ChangeKind(d.enum("change", uint8(ChangeTruncate), uint8(ChangeAllocate)))
+	m.Kind = ChangeKind(d.enum("change", uint8(ChangeTruncate), uint8(ChangeUnshare)))
 	m.OnHold = OnHold(d.enum("on_hold", 0, uint8(OnHoldDefer)))
 	d.zero(6)
 	m.Range = d.rng()

@@ -207,15 +207,15 @@ func (f *FS) Truncate(ctx context.Context, c arbiter.Caller, ino extent.Ino, siz
 	return f.change(ctx, c, ino, extent.Range{Off: size, End: extent.Inf}, func(path string) error { return os.Truncate(path, size) })
 }
 
-// Punch implements local.FS.
-func (f *FS) Punch(ctx context.Context, c arbiter.Caller, ino extent.Ino, r extent.Range) error {
+// Reshape implements local.FS.
+func (f *FS) Reshape(ctx context.Context, c arbiter.Caller, ino extent.Ino, mode uint32, r extent.Range) error {
 	return f.change(ctx, c, ino, r, func(path string) error {
 		file, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
 			return err
 		}
 		defer file.Close()
-		return unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Off, r.Len())
+		return unix.Fallocate(int(file.Fd()), mode, r.Off, r.Len())
 	})
 }
 

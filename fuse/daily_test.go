@@ -33,6 +33,8 @@ func TestDailyWork(t *testing.T) {
 		{"Times", testTimes},
 		{"Sparse", testSparse},
 		{"Fallocate", testFallocate},
+		{"CopyFileRange", testCopyFileRange},
+		{"Cp", testCp},
 		{"Over4GiB", testOver4GiB},
 		{"OpenUnlinked", testOpenUnlinked},
 		{"SpecialFiles", testSpecialFiles},

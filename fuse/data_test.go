@@ -148,7 +148,21 @@ func testFallocate(t *testing.T, dir string) {
 	if st := stat(t, dir+"/f"); st.Blocks > 4096-900 {
 		t.Errorf("%d blocks after punching a hole, want fewer", st.Blocks)
 	}
-	wantErrno(t, unix.Fallocate(fd, unix.FALLOC_FL_COLLAPSE_RANGE, 0, 4096), syscall.EOPNOTSUPP)
+	before := stat(t, dir+"/f").Blocks
+	must(t, unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE, 600_000, 500_000))
+	data = append(data, make([]byte, 1_100_000-len(data))...)
+	clear(data[600_000:])
+	wantContent(t, dir+"/f", string(data))
+	if now := stat(t, dir+"/f").Blocks; now != before {
+		t.Errorf("%d blocks after zeroing, %d before", now, before)
+	}
+	must(t, unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, 0, 2<<20))
+	clear(data)
+	wantContent(t, dir+"/f", string(data))
+	// These the kernel does not pass to FUSE servers.
+	for _, mode := range []uint32{unix.FALLOC_FL_COLLAPSE_RANGE, unix.FALLOC_FL_INSERT_RANGE, unix.FALLOC_FL_UNSHARE_RANGE} {
+		wantErrno(t, unix.Fallocate(fd, mode, 0, 4096), syscall.EOPNOTSUPP)
+	}
 	wantErrno(t, unix.Fallocate(fd, 0, 0, 0), syscall.EINVAL)
 }
 

@@ -59,7 +59,6 @@ func TestCloneCostsNothing(t *testing.T) {
 	}
 	a, b, c = r.load(a.Ino), r.load(b.Ino), r.load(c.Ino)
 	must(t, a.Write(fill('x', 4096), mib))
-	must(t, a.Write(fill('a', 4096), mib))
 	if !bytes.Equal(r.read(b), fill('a', 2*mib+100)) {
 		t.Fatal("a write shows in the clone")
 	}
@@ -367,5 +366,59 @@ func TestZeroRangeOfWhatIsReached(t *testing.T) {
 	}))
 	if want := "[0,8192) unwritten [8192,16384) written [16384,1048576) unwritten "; got != want {
 		t.Fatal(got)
+	}
+}
+
+// TestCloneAgain: what two ranges have together already is not counted once more.
+func TestCloneAgain(t *testing.T) {
+	r := newRig(t, dataStart+8*mib)
+	a, b := r.create("a"), r.create("b")
+	must(t, a.Write(fill('a', mib), 0))
+	r.clone(a, 0, mib, b, 0)
+	r.clone(a, 0, mib, b, 0)
+	r.clone(b, 4096, mib, a, 4096)
+	must(t, a.Truncate(0))
+	must(t, b.Truncate(0))
+	must(t, r.v.SyncStore(context.Background()))
+	if i := r.v.Info(); i.Free != i.Total || i.Shared != 0 {
+		t.Fatalf("%+v", i)
+	}
+}
+
+// TestCloneIsFlushed: the bytes of a clone are on the device before its records are in
+// the store, also where a commit of the source is about to flush them.
+func TestCloneIsFlushed(t *testing.T) {
+	for name, during := range map[string]bool{"alone": false, "during a commit": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, dataStart+8*mib)
+			a, b := r.create("a"), r.create("b")
+			must(t, a.Write(fill('a', mib), 0))
+			safe := false
+			clone := func() {
+				r.dev.onSync = nil
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.clone(a, 0, mib, b, 0)
+				at := r.disk.Cursor()
+				at.Seek(r.disk.Pos())
+				dev := at.Crash(sim.StoreOnly).Device()
+				must(t, b.HomeExtents(extent.Range{Off: 0, End: mib}, func(e extent.Extent) bool {
+					p := make([]byte, e.Len)
+					_, err := dev.ReadAt(p, e.Addr.Off)
+					must(t, err)
+					safe = bytes.Equal(p, fill('a', int(e.Len)))
+					return safe
+				}))
+			}
+			if during {
+				r.dev.onSync = clone
+				r.sync(a)
+			} else {
+				clone()
+			}
+			if !safe {
+				t.Fatal("the device may lose what the store has")
+			}
+		})
 	}
 }

@@ -119,6 +119,7 @@ Start with:  holdfast serve`,
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newWho(), newWould(), newEvents(), newStat(), newGrow())
+	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newWho(), newWould(), newEvents(), newStat(),
+		newGrow(), newClone(), newSnapshot(), newFallocate())
 	return root
 }

@@ -42,6 +42,9 @@ first, 1 if it would be refused, and 2 if that could not be found out.`,
 	cmd.AddCommand(
 		newWouldTruncate(),
 		newWouldRange("punch", "Foresee fallocate --punch-hole", client.Punch),
+		newWouldRange("zero", "Foresee fallocate --zero-range", client.ZeroRange),
+		newWouldRange("collapse", "Foresee fallocate --collapse-range", client.Collapse),
+		newWouldRange("insert", "Foresee fallocate --insert-range", client.Insert),
 		newWouldRange("write", "Foresee a write", client.WriteInto),
 		newWouldRange("allocate", "Foresee fallocate", client.AllocateRange),
 	)

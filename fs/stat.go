@@ -75,6 +75,7 @@ type extentJSON struct {
 	Segment extent.Segment `json:"segment"` // 1: the device, else a window
 	Address int64          `json:"address"`
 	Written bool           `json:"written"`
+	Shared  bool           `json:"shared"` // perhaps, with another range of a file
 }
 
 // MarshalJSON writes the form for programs.
@@ -88,7 +89,7 @@ func (i FileInfo) MarshalJSON() ([]byte, error) {
 		Pins:    append([]arbiter.PinInfo{}, i.Pins...),
 	}
 	for _, e := range i.Extents {
-		j.Extents = append(j.Extents, extentJSON{e.Off, e.Len, e.Addr.Seg, e.Addr.Off, e.State == extent.Written})
+		j.Extents = append(j.Extents, extentJSON{e.Off, e.Len, e.Addr.Seg, e.Addr.Off, e.State == extent.Written, e.Shared})
 	}
 	return json.Marshal(j)
 }
@@ -112,7 +113,7 @@ func (i *FileInfo) UnmarshalJSON(b []byte) error {
 			state = extent.Written
 		}
 		i.Extents = append(i.Extents, extent.Extent{
-			Off: e.Offset, Len: e.Length, Addr: extent.Addr{Seg: e.Segment, Off: e.Address}, State: state,
+			Off: e.Offset, Len: e.Length, Addr: extent.Addr{Seg: e.Segment, Off: e.Address}, State: state, Shared: e.Shared,
 		})
 	}
 	return nil

@@ -110,15 +110,26 @@ func mustGet(r *rig, ino extent.Ino) *inode {
 }
 
 // TestStressContent reads, writes, truncates, punches, maps, commits and releases one
-// file from all sides, with the flusher at work.
+// file from all sides, and copies from and to another, with the flusher at work.
 func TestStressContent(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.arbs.BreakTime = 1e6 })
-	ino := r.file("f", make([]byte, 32*block))
+	ino, twin := r.file("f", make([]byte, 32*block)), r.file("twin", make([]byte, 32*block))
 	inParallel(6, 60, func(g int, rnd *rand.Rand) {
 		off, n := rnd.Int64N(32*block), 1+rnd.Int64N(8*block)
 		c := Caller{Wait: arbiter.WaitForever}
 		var err error
-		switch rnd.IntN(8) {
+		switch rnd.IntN(13) {
+		case 8, 9:
+			_, err = r.CopyRange(ctx, c, ino, off, twin, off, n)
+		case 10:
+			_, err = r.CopyRange(ctx, c, twin, 0, ino, off&^(block-1), n)
+		case 11:
+			err = r.Fallocate(ctx, c, ino, unix.FALLOC_FL_ZERO_RANGE, off, n)
+		case 12:
+			mode := []uint32{unix.FALLOC_FL_COLLAPSE_RANGE, unix.FALLOC_FL_INSERT_RANGE}[rnd.IntN(2)]
+			if err = r.Fallocate(ctx, c, ino, mode, off&^(block-1), block); errors.Is(err, syscall.EINVAL) {
+				err = nil // it is not in the file
+			}
 		case 0, 1:
 			_, err = r.Write(ctx, c, ino, make([]byte, n), off, rnd.IntN(4) == 0, false)
 		case 2:

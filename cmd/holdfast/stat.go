@@ -40,7 +40,11 @@ func printStat(w io.Writer, i fs.FileInfo) {
 		fmt.Fprintln(w)
 		rows := make([][]string, len(i.Extents))
 		for n, e := range i.Extents {
-			rows[n] = []string{e.Range().String(), address(e.Addr), e.State.String()}
+			state := e.State.String()
+			if e.Shared {
+				state += ", shared"
+			}
+			rows[n] = []string{e.Range().String(), address(e.Addr), state}
 		}
 		table(w, []string{"BYTES", "AT", "STATE"}, rows)
 	}

@@ -67,6 +67,7 @@ func TestMalformedMessages(t *testing.T) {
 		{"write lease, write-only descriptor", message(wire.OpAcquire, write), []int{wronly}, syscall.EACCES},
 		{"read lease that allocates", message(wire.OpAcquire, allocate), []int{rdwr}, syscall.EACCES},
 		{"change, read-only descriptor", message(wire.OpChange, &wire.Change{Kind: wire.ChangePunch, Range: block}), []int{rdonly}, syscall.EBADF},
+		{"change that is a write", message(wire.OpChange, &wire.Change{Kind: wire.ChangeWrite, Range: block}), []int{rdwr}, syscall.EINVAL},
 		{"lease of nobody", message(wire.OpReturn, &wire.Return{Lease: 99, Range: block}), nil, syscall.ENOENT},
 		{"context of nobody", message(wire.OpPin, &wire.Pin{Context: 1, Lease: 1, Range: block, Access: wire.AccessRead}), nil, syscall.ENOENT},
 		{"admits a file", message(wire.OpAdmit, nil), []int{rdwr}, syscall.EBADF},

@@ -2,11 +2,13 @@ package volume
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"syscall"
 
 	"holdfast/extent"
+	"holdfast/store"
 )
 
 // Clone makes what dst has at off the bytes of r in src, without copying them: both
@@ -271,6 +273,9 @@ func (v *Volume) cloned(src extent.Ino, r extent.Range, by int64, copies *extMap
 // putSize adds the record of ino with another size to b.
 func (v *Volume) putSize(b batcher, ino extent.Ino, size int64) error {
 	raw, err := v.st.Get(inodeKey(ino))
+	if errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("unfinished work on inode %d, which is not there: %w", ino, ErrCorrupt)
+	}
 	if err != nil {
 		return err
 	}

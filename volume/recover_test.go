@@ -66,3 +66,17 @@ func TestRecoveryRestarts(t *testing.T) {
 		})
 	}
 }
+
+// TestRecoveryOfNothing: unfinished work on a file that is not there is damage, and
+// refuses the volume.
+func TestRecoveryOfNothing(t *testing.T) {
+	for _, kind := range []intentKind{cloning, collapsing, inserting} {
+		r := newRig(t, dataStart+4*mib)
+		b := r.v.batch()
+		b.Put(intentKey(777), intent{kind: kind, src: 777, r: extent.Range{Off: 0, End: 4096}}.encode())
+		must(t, r.st.Apply(b))
+		if _, err := Open(context.Background(), r.dev, r.st, Options{}); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%v: %v", kind, err)
+		}
+	}
+}

@@ -257,6 +257,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"collapse": func(t *rapid.T) {
 			f, r := m.pick(t), drawRange(t).RoundOut()
 			f.dropWindows(t, m, extent.Range{Off: r.Off, End: extent.Inf})
+			f.writeBackAll(t, m)
 			err := f.n.Collapse(r)
 			if r.End >= int64(len(f.data)) {
 				if !errors.Is(err, syscall.EINVAL) {
@@ -276,6 +277,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 				return
 			}
 			f.dropWindows(t, m, extent.Range{Off: r.Off, End: extent.Inf})
+			f.writeBackAll(t, m)
 			err := f.n.Insert(r)
 			if r.Off >= int64(len(f.data)) {
 				if !errors.Is(err, syscall.EINVAL) {
@@ -408,6 +410,13 @@ func (f *modelFile) dropWindows(t *rapid.T, m *machine, r extent.Range) {
 	})
 }
 
+// writeBackAll writes home what is left in windows, before what commits all.
+func (f *modelFile) writeBackAll(t fataler, m *machine) {
+	for _, w := range f.windows {
+		f.writeBack(t, m, w, 61)
+	}
+}
+
 // writeBack writes a window home. Behind the end of file its holder has put down
 // what was never committed, and must never appear.
 func (f *modelFile) writeBack(t fataler, m *machine, w modelWindow, uncommitted byte) {
@@ -421,9 +430,7 @@ func (f *modelFile) writeBack(t fataler, m *machine, w modelWindow, uncommitted 
 }
 
 func (m *machine) syncFile(f *modelFile) {
-	for _, w := range f.windows {
-		f.writeBack(m.t, m, w, 61)
-	}
+	f.writeBackAll(m.t, m)
 	m.rig.sync(f.n)
 	f.commit()
 }

@@ -13,8 +13,8 @@ import (
 const movesPerBatch = (store.MaxOps - 8) / 4
 
 // Collapse takes r, whole blocks before the end of file, out of the file, so that what
-// is behind it follows what is before it. It is durable when it returns, with all
-// else that was pending, and a crash leaves all of it or nothing. It needs n
+// is behind it follows what is before it. It is durable when it returns, with all at home
+// that was pending, and a crash leaves all of it or nothing. It needs n
 // exclusive, and no window on [r.Off, ∞).
 func (n *Inode) Collapse(r extent.Range) error {
 	if r.Off < 0 || r.Empty() || r.RoundOut() != r || r.End >= n.Attr.Size {

@@ -17,7 +17,7 @@ import (
 type left struct {
 	r    *Recording
 	vol  *volume.Volume
-	used int64
+	used map[int64]int // how often, by address of the block
 	seen map[extent.Ino]*volume.Inode
 }
 
@@ -43,7 +43,7 @@ func (r *Recording) verifyDisk(ctx context.Context, d *sim.Disk, cut int) (opene
 		return 0, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	opened = d.Pos()
-	l := &left{r: r, vol: vol, seen: make(map[extent.Ino]*volume.Inode)}
+	l := &left{r: r, vol: vol, used: make(map[int64]int), seen: make(map[extent.Ino]*volume.Inode)}
 	return opened, l.verify(cut)
 }
 
@@ -65,8 +65,16 @@ func (l *left) verify(cut int) error {
 			return fmt.Errorf("the volume has %d bytes of %d: %w", i.Size, g.size, ErrShrunk)
 		}
 	}
-	if i := l.vol.Info(); i.Free+l.used != i.Total {
-		return fmt.Errorf("files have %d bytes, %d of %d are free: %w", l.used, i.Free, i.Total, ErrLeaked)
+	used, shared := int64(0), int64(0)
+	for _, n := range l.used {
+		used += extent.BlockSize
+		if n > 1 {
+			shared += extent.BlockSize
+		}
+	}
+	if i := l.vol.Info(); i.Free+used != i.Total || i.Shared != shared {
+		return fmt.Errorf("files have %d bytes, %d of them shared; %d of %d are free, %d shared: %w",
+			used, shared, i.Free, i.Total, i.Shared, ErrLeaked)
 	}
 	return l.verifyTails()
 }
@@ -112,14 +120,12 @@ func (l *left) verifyFile(f *fileModel, n *volume.Inode, cut int) error {
 	if k, err := n.ReadAt(got, 0); err != nil || k != len(got) {
 		return fmt.Errorf("file %d: read %d of %d bytes: %w", f.id, k, len(got), errors.Join(err, ErrLost))
 	}
-	a, err := n.Allocated()
-	if err != nil {
-		return err
-	}
-	l.used += a
 	blocks := int64(0)
-	err = n.HomeExtents(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
+	err := n.HomeExtents(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
 		blocks = e.Off + e.Len
+		for off := int64(0); off < e.Len; off += extent.BlockSize {
+			l.used[e.Addr.Off+off]++
+		}
 		return true
 	})
 	if err != nil {

@@ -26,6 +26,13 @@ func Workloads() []Workload {
 		{Name: "syncfs", Run: syncs},
 		{Name: "window", Run: windows},
 		{Name: "grow", Size: 256 * kib, Run: grows},
+		{Name: "clone", Run: clones},
+		{Name: "clone-over-many", Size: 3 << 20, Run: clonesOverMany},
+		{Name: "collapse", Run: collapses},
+		{Name: "collapse-many", Size: 3 << 20, Run: func(w *World) { many(w, func() { w.Collapse("/f", 3*block, 101*block) }) }},
+		{Name: "insert", Run: inserts},
+		{Name: "insert-many", Size: 3 << 20, Run: func(w *World) { many(w, func() { w.Insert("/f", 3*block, 100*block) }) }},
+		{Name: "zero", Run: zeroes},
 	}
 }
 
@@ -300,5 +307,94 @@ func windows(w *World) {
 	v.Store(9*block, block)
 	v.Release()
 	w.Append("/f", 5000)
+	w.Fsync("/f")
+}
+
+// clones shares blocks, and writes to both sides.
+func clones(w *World) {
+	w.Create("/a")
+	w.Create("/b")
+	w.Write("/a", 0, 6*block+300)
+	w.FsyncDir("/")
+	w.Clone("/a", 0, "/b", 0, 6*block+300)
+	w.Write("/a", block+100, 200)
+	w.Fsync("/b")
+	w.Write("/b", 2*block, 2*block)
+	w.Fsync("/a")
+	w.Clone("/a", 0, "/b", 3*block, 2*block)
+	w.Truncate("/a", block+50)
+	w.Punch("/b", 3*block+10, block)
+	w.Fsync("/b")
+	w.Clone("/b", 0, "/b", 8*block, 4*block)
+	w.Unlink("/a")
+	w.Append("/b", 3*block)
+	w.Sync()
+}
+
+// clonesOverMany replaces many extents by many others.
+func clonesOverMany(w *World) {
+	for _, p := range []string{"/a", "/b"} {
+		w.Create(p)
+		for i := range int64(fragments) {
+			w.Write(p, 2*i*block, 8)
+		}
+		w.Fsync(p)
+	}
+	w.FsyncDir("/")
+	w.Begin()
+	w.Clone("/a", 0, "/b", 3*block, (2*fragments-2)*block)
+	w.Write("/a", 0, 5*block)
+	w.Fsync("/a")
+	w.Write("/b", 3*block, 5*block)
+	w.Fsync("/b")
+}
+
+// collapses takes blocks out of files, among them shared ones.
+func collapses(w *World) {
+	w.Create("/f")
+	w.Create("/g")
+	w.Write("/f", 0, 8*block+100)
+	w.Fsync("/f")
+	w.Write("/f", block, 100)
+	w.Collapse("/f", 2*block, 3*block)
+	w.Write("/f", 2*block, block)
+	w.Clone("/f", 0, "/g", 0, 4*block)
+	w.Collapse("/g", 0, block)
+	w.Append("/g", 3*block)
+	w.Fsync("/g")
+	w.Collapse("/f", 0, 2*block)
+	w.Write("/f", 0, 2*block)
+}
+
+// inserts puts holes into files.
+func inserts(w *World) {
+	w.Create("/f")
+	w.Write("/f", 0, 5*block+100)
+	w.Insert("/f", block, 2*block)
+	w.Write("/f", 2*block, 2*block)
+	w.FsyncDir("/")
+	w.Insert("/f", 0, block)
+	w.Write("/f", 0, 100)
+	w.Fsync("/f")
+	w.Insert("/f", 8*block, 4*block)
+	w.Append("/f", 2*block)
+}
+
+// zeroes makes ranges zeros, within blocks and across, also of shared ones.
+func zeroes(w *World) {
+	w.Create("/f")
+	w.Create("/g")
+	w.Write("/f", 0, 8*block)
+	w.Fsync("/f")
+	w.Zero("/f", 100, 200)
+	w.Zero("/f", 2*block-100, 3*block)
+	w.FsyncDir("/")
+	w.Write("/f", 3*block, 1000)
+	w.Fsync("/f")
+	w.Clone("/f", 0, "/g", 0, 8*block)
+	w.Zero("/g", block, 6*block+10)
+	w.Fsync("/g")
+	w.Zero("/f", 6*block, 5*block)
+	w.Write("/f", 7*block, 2*block)
 	w.Fsync("/f")
 }

@@ -74,7 +74,7 @@ func TestRecoveryOfNothing(t *testing.T) {
 		r := newRig(t, dataStart+4*mib)
 		b := r.v.batch()
 		b.Put(intentKey(777), intent{kind: kind, src: 777, r: extent.Range{Off: 0, End: 4096}}.encode())
-		must(t, r.st.Apply(b))
+		must(t, r.v.st.Apply(b))
 		if _, err := Open(context.Background(), r.dev, r.st, Options{}); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%v: %v", kind, err)
 		}

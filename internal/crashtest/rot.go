@@ -67,7 +67,7 @@ func (r AtRest) Rot(ctx context.Context, name string, off int64, mask byte) (not
 	if err != nil {
 		return err, nil
 	}
-	err = (&left{r: r.Recording, vol: vol, seen: make(map[extent.Ino]*volume.Inode)}).verify(math.MaxInt)
+	err = (&left{r: r.Recording, vol: vol, used: make(map[int64]int), seen: make(map[extent.Ino]*volume.Inode)}).verify(math.MaxInt)
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EUCLEAN) {
 		return err, nil
 	}

@@ -108,6 +108,15 @@ func (n *Inode) fork(r, fresh extent.Range) error {
 	return nil
 }
 
+// unfork gives the file the blocks back that it had before a fork, after a write that
+// failed: in the new ones there may be neither the old bytes nor the new.
+func (n *Inode) unfork(before []mapping) {
+	for _, e := range before {
+		n.dropUnstored(n.m.remove(e.rng()))
+		n.m.insert(e)
+	}
+}
+
 // allocateForks takes blocks for all, which are cut at the borders of fresh, or
 // none.
 func (n *Inode) allocateForks(all []mapping, fresh extent.Range) ([]forked, error) {

@@ -36,6 +36,7 @@ func (n *Inode) Write(p []byte, off int64) error {
 		return err
 	}
 	r := extent.Range{Off: off, End: off + int64(len(p))}
+	shared := n.sharedParts(r.RoundOut())
 	if err := n.claim(r, n.aheadFor(r)); err != nil {
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
@@ -50,6 +51,7 @@ func (n *Inode) Write(p []byte, off int64) error {
 		return err == nil
 	})
 	if err != nil {
+		n.unfork(shared)
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	for _, f := range fresh {

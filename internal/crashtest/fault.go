@@ -65,6 +65,7 @@ func (f Fault) Try(t testing.TB, wl Workload, o Options) (happened bool, err err
 	fuse := &fuse{Fault: f, left: f.N}
 	o.Fault = fuse.hook
 	w := newWorld(t, wl, o)
+	w.reads = f.Kind == sim.Read
 	wl.Run(w)
 	end := w.disk.Pos()
 	hit := fuse.blown()

@@ -16,8 +16,8 @@ import (
 func (w *World) Clone(from string, off int64, to string, at, n int64) {
 	w.t.Helper()
 	src, dst := w.file(from), w.file(to)
-	if src == nil || dst == nil {
-		return
+	if src == nil || dst == nil || w.o.Fault != nil && src.size < off+n {
+		return // what was to be cloned is not there after a fault
 	}
 	cloned := bytes.Clone(src.content(len(src.changes))[off : off+n])
 	s, err := w.do(fmt.Sprintf("clone %s %v to %s %d", from, within(off, n), to, at), func() error {
@@ -38,7 +38,8 @@ func (w *World) Clone(from string, off int64, to string, at, n int64) {
 func (w *World) Collapse(p string, off, n int64) {
 	w.t.Helper()
 	w.shift(p, unix.FALLOC_FL_COLLAPSE_RANGE, within(off, n), -n, func(b []byte) []byte {
-		return slices.Delete(bytes.Clone(b), int(off), int(off+n))
+		size := int64(len(b))
+		return slices.Delete(bytes.Clone(b), int(min(off, size)), int(min(off+n, size)))
 	})
 }
 
@@ -46,15 +47,15 @@ func (w *World) Collapse(p string, off, n int64) {
 func (w *World) Insert(p string, off, n int64) {
 	w.t.Helper()
 	w.shift(p, unix.FALLOC_FL_INSERT_RANGE, within(off, n), n, func(b []byte) []byte {
-		return slices.Insert(bytes.Clone(b), int(off), make([]byte, n)...)
+		return slices.Insert(bytes.Clone(b), int(min(off, int64(len(b)))), make([]byte, n)...)
 	})
 }
 
 func (w *World) shift(p string, mode uint32, r extent.Range, by int64, edit func([]byte) []byte) {
 	w.t.Helper()
 	f := w.file(p)
-	if f == nil {
-		return
+	if f == nil || w.o.Fault != nil && f.size <= max(r.Off, r.Off-by) {
+		return // what was to be moved is not there after a fault
 	}
 	s, err := w.do(fmt.Sprintf("shift %s %v by %d", p, r, by), func() error {
 		return w.fs.Fallocate(w.ctx, fs.Caller{}, f.ino, mode, r.Off, r.Len())

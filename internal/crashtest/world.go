@@ -38,6 +38,7 @@ type World struct {
 	gen    uint32
 	first  int     // position of Begin
 	failed []error // of operations, where faults are made
+	reads  bool    // the fault is one of a read, after which an operation has changed nothing
 }
 
 // do runs one operation and returns when it was. An error is the end of the test,
@@ -113,6 +114,9 @@ func (w *World) Grow(n int64) {
 // changed notes what an operation did to the content of a file, which may also be
 // a part of it if it failed.
 func (w *World) changed(f *fileModel, s span, err error, c change) {
+	if err != nil && w.reads && w.vol.FailReason() == nil {
+		return
+	}
 	w.gen++
 	if c.gen == 0 {
 		c.gen = w.gen

@@ -204,7 +204,8 @@ func TestCloneOfWhatIsReached(t *testing.T) {
 	must(t, err)
 	mem := make(memSegment, 8192)
 	must(t, r.v.AttachSegment(seg, mem))
-	must(t, a.ReadHome(mem, 16384))
+	_, err = a.ReadAt(mem, 16384)
+	must(t, err)
 	must(t, a.Isolate(extent.Range{Off: 16384, End: 24576}, extent.Addr{Seg: seg}))
 	r.clone(a, 0, mib, b, 0)
 	if i := r.v.Info(); i.Shared != mib-16384 {

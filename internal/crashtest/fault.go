@@ -107,7 +107,7 @@ func (w *World) verifyLive() error {
 		if f == nil {
 			continue
 		}
-		got := make([]byte, f.size+10*block)
+		got := make([]byte, f.largest()+10*block)
 		k, err := w.fs.Read(w.ctx, n.ino, got, 0)
 		switch {
 		case errors.Is(err, syscall.EIO):

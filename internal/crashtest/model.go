@@ -107,6 +107,14 @@ func resize(b []byte, size int64) []byte {
 	return append(b, make([]byte, size-int64(len(b)))...)
 }
 
+// largest returns the largest size that the file may ever have had.
+func (f *fileModel) largest() (size int64) {
+	for _, c := range f.changes {
+		size = max(size, c.size)
+	}
+	return size
+}
+
 // at returns the number of the first change that is not durable for sure at a cut,
 // and of the first that had not begun.
 func (f *fileModel) at(cut int) (durable, begun int) {

@@ -6,9 +6,12 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
 
+	"holdfast/device"
 	"holdfast/extent"
 	"holdfast/internal/sim"
+	"holdfast/store"
 )
 
 // Recording is a workload that has run, with the log of its disk and all that was
@@ -25,15 +28,37 @@ type Recording struct {
 
 // Record runs a workload. The positions are those of its own time: the volume is
 // open and settled when it begins, and not closed when it ends.
-func Record(t testing.TB, wl Workload, o Options) *Recording {
+//
+// It runs in a bubble, so that two recordings of a workload are the same: after each
+// batch it waits until the store has written in the background what it means to.
+func Record(t *testing.T, wl Workload, o Options) (r *Recording) {
 	t.Helper()
-	w := newWorld(t, wl, o)
-	wl.Run(w)
-	end := w.disk.Pos()
-	if o.Fault == nil {
-		w.compare()
+	wrap := o.Wrap
+	o.Wrap = func(d device.Device, s store.Store) (device.Device, store.Store) {
+		s = paced{s}
+		if wrap != nil {
+			d, s = wrap(d, s)
+		}
+		return d, s
 	}
-	return w.recording(end)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wl, o)
+		wl.Run(w)
+		end := w.disk.Pos()
+		if o.Fault == nil {
+			w.compare()
+		}
+		r = w.recording(end)
+	})
+	return r
+}
+
+// paced is a store in a bubble that has nothing left to do when a batch is applied.
+type paced struct{ store.Store }
+
+func (p paced) Apply(b *store.Batch) error {
+	defer synctest.Wait()
+	return p.Store.Apply(b)
 }
 
 // recording ends the world.

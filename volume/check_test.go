@@ -93,6 +93,20 @@ func damages() map[string]damage {
 			e.Off = 65536
 			putExtent(p.b, p.g, e)
 		}, kinds{}},
+		"shared block without its owners": {func(p *plant) {
+			e := p.ext[0]
+			e.Shared = true
+			putExtent(p.b, p.f, e)
+			p.b.Delete(ownerKey(e.Addr, e.Len, p.f, e.Range().End))
+			e.Off = 65536
+			p.b.Put(extentKey(p.g, e.Range().End), encodeExtent(e))
+		}, kinds{BadOwner: true}},
+		"shared block without its owners, of which one knows": {func(p *plant) {
+			e := p.ext[0]
+			p.b.Delete(ownerKey(e.Addr, e.Len, p.f, e.Range().End))
+			e.Off, e.Shared = 65536, true
+			p.b.Put(extentKey(p.g, e.Range().End), encodeExtent(e))
+		}, kinds{BadOwner: true}},
 		"intent to clone nothing": {func(p *plant) {
 			p.b.Put(intentKey(p.f), intent{kind: cloning, src: 777, r: extent.Range{Off: 0, End: 4096}}.encode())
 		}, kinds{BadIntent: true}},

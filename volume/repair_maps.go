@@ -15,11 +15,11 @@ import (
 type extentClaim struct {
 	ino   extent.Ino
 	e     extent.Extent
-	clash bool // another extent has some of its blocks
+	clash bool // another extent has some of its blocks, and not by sharing
 }
 
 // owners writes the owner records that are missing, unless two extents have the same
-// blocks: then nobody knows whose they are.
+// blocks and do not both say that they share them: then nobody knows whose they are.
 func (r *repairer) owners() error {
 	claims, err := r.claims()
 	if err != nil || len(claims) == 0 {
@@ -60,7 +60,7 @@ func (r *repairer) claims() ([]extentClaim, error) {
 	return out, err
 }
 
-// clashes finds the claims whose blocks another extent has, too.
+// clashes finds the claims to blocks that another extent has, too, not shared.
 func (r *repairer) clashes(claims []extentClaim) error {
 	longest := int64(0)
 	for _, c := range claims {
@@ -70,8 +70,8 @@ func (r *repairer) clashes(claims []extentClaim) error {
 		i, _ := slices.BinarySearchFunc(claims, e.Addr.Off-longest, func(c extentClaim, off int64) int { return cmp.Compare(c.e.Addr.Off, off) })
 		for ; i < len(claims) && claims[i].e.Addr.Off < e.Addr.Off+e.Len; i++ {
 			c := &claims[i]
-			itself := c.ino == ino && c.e == e
-			if !itself && c.e.Addr.Off+c.e.Len > e.Addr.Off {
+			itself, shared := c.ino == ino && c.e == e, c.e.Shared && e.Shared
+			if !itself && !shared && c.e.Addr.Off+c.e.Len > e.Addr.Off {
 				c.clash = true
 			}
 		}

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"syscall"
 
@@ -265,15 +266,24 @@ func (r *repairer) orphans() error {
 	})
 }
 
-// intents removes unfinished work on files that are not there.
+// intents removes unfinished work on files that are not there, and what has no source.
+// The target of such a clone stays as far as it came.
 func (r *repairer) intents() error {
 	return r.scan(prefixIntent, func(k, v []byte, ok bool) error {
 		n, whole := numbers(k, 1)
-		if _, err := decodeIntent(v); !whole || !ok || err != nil || r.inodes[extent.Ino(n[0])] != nil {
+		i, err := decodeIntent(v)
+		if !whole || !ok || err != nil {
 			return nil
 		}
-		ino := extent.Ino(n[0])
-		return r.fix(BadIntent, ino, func(b batcher) { b.Delete(intentKey(ino)) }, "removed the note of an unfinished removal: it is not there")
+		ino, of := extent.Ino(n[0]), ""
+		switch {
+		case r.inodes[ino] == nil:
+		case i.kind == cloning && r.inodes[i.src] == nil:
+			of = fmt.Sprintf(" of inode %d", i.src)
+		default:
+			return nil
+		}
+		return r.fix(BadIntent, ino, func(b batcher) { b.Delete(intentKey(ino)) }, "gave up an unfinished %v%s: it is not there", i.kind, of)
 	})
 }
 

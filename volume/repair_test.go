@@ -33,18 +33,21 @@ func (r *rig) repair() []Repair {
 // still says of them. Who repairs them decides what to lose.
 func unrepaired() map[string]kinds {
 	return map[string]kinds{
-		"block with two owners":      {SharedBlock: true},
-		"extents overlap in a file":  {BadExtent: true},
-		"extent off the device":      {BadExtent: true},
-		"extent over the superblock": {BadExtent: true},
-		"extent of a directory":      {BadExtent: true},
-		"extent record cut short":    {BadRecord: true},
-		"inode record cut short":     {BadRecord: true, BadEntry: true},
-		"strange key":                {BadRecord: true},
-		"intent of nonsense":         {BadRecord: true},
-		"attribute too long":         {BadXattr: true},
-		"attribute of no name":       {BadRecord: true},
-		"other device":               {BadSuperblock: true},
+		"block with two owners":                               {SharedBlock: true},
+		"block with two owners of which one knows":            {SharedBlock: true},
+		"block of a long extent with two owners":              {SharedBlock: true},
+		"shared block without its owners, of which one knows": {BadOwner: true},
+		"extents overlap in a file":                           {BadExtent: true},
+		"extent off the device":                               {BadExtent: true},
+		"extent over the superblock":                          {BadExtent: true},
+		"extent of a directory":                               {BadExtent: true},
+		"extent record cut short":                             {BadRecord: true},
+		"inode record cut short":                              {BadRecord: true, BadEntry: true},
+		"strange key":                                         {BadRecord: true},
+		"intent of nonsense":                                  {BadRecord: true},
+		"attribute too long":                                  {BadXattr: true},
+		"attribute of no name":                                {BadRecord: true},
+		"other device":                                        {BadSuperblock: true},
 	}
 }
 

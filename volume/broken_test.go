@@ -92,6 +92,17 @@ func TestBrokenIsFound(t *testing.T) {
 		"no intent record, punch": {"punch-many", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
 			return d, hasty{s}
 		})}, crashtest.ErrHalf},
+		// Of these the half that is done shows as bytes where they do not belong.
+		"no intent record, clone": {"clone-over-many", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
+			return d, hasty{s}
+		})}, crashtest.ErrForeign},
+		"no intent record, collapse": {"collapse-many", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
+			return d, hasty{s}
+		})}, crashtest.ErrForeign},
+		"no intent record, insert": {"insert-many", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
+			return d, hasty{s}
+		})}, crashtest.ErrLost},
+		"no busy list, cloned":       {"clone", crashtest.Options{After: (*volume.Volume).SettleEarly}, crashtest.ErrForeign},
 		"no busy list":               {"reuse", crashtest.Options{After: (*volume.Volume).SettleEarly}, crashtest.ErrForeign},
 		"no busy list, never synced": {"reuse-idle", crashtest.Options{After: (*volume.Volume).SettleEarly}, crashtest.ErrForeign},
 	} {

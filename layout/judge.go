@@ -32,6 +32,7 @@ const (
 	reasonExclusive   = "an exclusive lease is in the way"
 	reasonBehind      = "an earlier request on the range goes first"
 	reasonBreaking    = "leases in the way are being broken"
+	reasonUnasked     = "leases in the way would have to be broken"
 	reasonCrowd       = "too many breaks of the file are under way"
 	reasonHeld        = "the range is held"
 	reasonDetach      = "the range could not be detached; it is tried again"

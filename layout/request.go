@@ -184,6 +184,9 @@ func (q *request) behind() *request {
 func (m *Machine) submit(q *request, noWait bool) {
 	v := m.judge(q)
 	if noWait && v.kind != clearWay && v.kind != refused {
+		if v.kind == conflict {
+			v.reason = reasonUnasked
+		}
 		v = verdict{refused, syscall.EAGAIN, v.reason}
 	}
 	if v.kind == refused {

@@ -80,7 +80,9 @@ func setPermissions(cfg Config) error {
 		if err != nil {
 			return err
 		}
-		if err := os.Chown(cfg.Path, -1, gid); err != nil {
+		if err := os.Chown(cfg.Path, -1, gid); errors.Is(err, syscall.EPERM) {
+			return fmt.Errorf("only root and members of group %s can give it the socket: %w", cfg.Group, err)
+		} else if err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,9 @@ func (a *asking) find(file *os.File) (string, error) {
 	if file != nil {
 		s, err := client.SocketOf(file)
 		if errors.Is(err, syscall.ENODATA) || errors.Is(err, syscall.EOPNOTSUPP) {
+			if st, err := file.Stat(); err == nil && !st.Mode().IsRegular() && !st.IsDir() {
+				return "", fmt.Errorf("%s is no regular file and no directory, so the kernel hides whose it is: name the server's socket with --socket", file.Name())
+			}
 			return "", fmt.Errorf("%s is not on a mount of Holdfast", file.Name())
 		}
 		if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os/signal"
 	"syscall"
 
@@ -11,8 +12,8 @@ import (
 )
 
 func newServe() *cobra.Command {
-	cfg := server.Config{OnHold: layout.Fail}
-	size := byteSize(0)
+	var cfg server.Config
+	size, policy := byteSize(0), onHold(layout.Fail)
 	cmd := &cobra.Command{
 		Use:   "serve [DIR]",
 		Short: "Serve a volume: mount it and open its socket",
@@ -31,7 +32,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 			// Who reads the log may end before the server does. To die of that would
 			// take what all others hold, and leave the mount.
 			signal.Ignore(syscall.SIGPIPE)
-			cfg.Size = int64(size)
+			cfg.Size, cfg.OnHold = int64(size), layout.OnHold(policy)
 			cfg.Out, cfg.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return server.Run(cmd.Context(), cfg)
 		},
@@ -43,9 +44,27 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.BoolVar(&cfg.NoMount, "no-mount", false, "serve the socket alone")
 	f.StringVar(&cfg.Socket, "socket", "", "path of the socket (default DIR/socket)")
 	f.StringVar(&cfg.Group, "group", "", "group that may use the socket (default everyone)")
-	f.TextVar(&cfg.OnHold, "on-hold", cfg.OnHold, "what a change does that meets a pin or an unbreakable lease: fail or wait")
+	f.Var(&policy, "on-hold", "what a change does that meets a pin or an unbreakable lease of others: fail or wait")
 	f.DurationVar(&cfg.BreakTime, "break-time", server.DefaultBreakTime, "how long a holder may take to give back a lease")
 	f.DurationVar(&cfg.MountWait, "mount-wait", server.DefaultMountWait, "how long a change through the mount waits before EAGAIN")
 	f.BoolVar(&cfg.LogJSON, "log-json", false, "log lines as JSON objects")
 	return cmd
 }
+
+// onHold is a flag for the policies that this version has.
+type onHold layout.OnHold
+
+func (o *onHold) Set(text string) error {
+	var policy layout.OnHold
+	switch err := policy.UnmarshalText([]byte(text)); {
+	case err != nil || policy == 0:
+		return fmt.Errorf("%q is no such policy: say fail or wait", text)
+	case policy != layout.Fail && policy != layout.Wait:
+		return fmt.Errorf("%s is not in this version: say fail or wait", text)
+	}
+	*o = onHold(policy)
+	return nil
+}
+
+func (o *onHold) Type() string   { return "POLICY" }
+func (o *onHold) String() string { return layout.OnHold(*o).String() }

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/arbiter"
 	"holdfast/client"
+	"holdfast/extent"
 	"holdfast/layout"
 )
 
@@ -29,11 +30,14 @@ type would struct {
 
 func newWould() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "would",
+		Use:   "would CHANGE FILE",
 		Short: "Foresee what a change of a file would meet, without doing it",
 		Long: `Foresee what a change of a file would meet, without doing it. The exit status is
 0 if the change would be done, also where holders of breakable leases are asked
-first, 1 if it would be refused, and 2 if that could not be found out.`,
+first, 1 if it would be refused, and 2 if that could not be found out.
+
+The answer is for somebody who holds nothing of the file: what one holds oneself
+is not in the way, or, if it is pins, makes a change fail with EDEADLK.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return &exitError{exitUsage, fmt.Errorf("say which change: truncate, punch, write or allocate\nTry '%s --help'", cmd.CommandPath())}
@@ -69,7 +73,7 @@ func newWouldTruncate() *cobra.Command {
 
 func newWouldRange(name, short string, kind client.ChangeKind) *cobra.Command {
 	var a asking
-	r := byteRange{End: client.Inf}
+	var r byteRange
 	cmd := &cobra.Command{
 		Use:   name + " FILE",
 		Short: short,
@@ -78,7 +82,7 @@ func newWouldRange(name, short string, kind client.ChangeKind) *cobra.Command {
 			return a.would(cmd, args[0], kind, client.Range(r))
 		},
 	}
-	cmd.Flags().Var(&r, "range", "the part of the file, for example 0+4096 or 1M+ (default 0+, all of it and what is beyond its end)")
+	cmd.Flags().Var(&r, "range", "the part of the file, for example 0+4096 or 1M+ (default all of it, at least its first block)")
 	a.flags(cmd)
 	return cmd
 }
@@ -88,6 +92,13 @@ func (a *asking) would(cmd *cobra.Command, path string, kind client.ChangeKind, 
 	err := a.ask(cmd.Context(), path, func(s *client.Session, f *os.File) error {
 		if err := regular(f); err != nil {
 			return err
+		}
+		if r.Empty() { // none was named
+			st, err := f.Stat()
+			if err != nil {
+				return err
+			}
+			r = client.Range{End: max(st.Size(), extent.BlockSize)}
 		}
 		raw, err := s.Would(cmd.Context(), f, kind, r, client.OnHoldDefault)
 		if err != nil {

@@ -132,6 +132,23 @@ func (f *FS) apply(i *inode, s SetAttr, resized bool) (Attr, error) {
 	return i.snapshot()
 }
 
+// Touch sets the time of change and nothing else: chown to nobody. It takes set-user-id off as any chown
+// does, but not from another's file.
+func (f *FS) Touch(c Caller, ino extent.Ino) (Attr, error) {
+	i, err := f.get(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer f.put(i)
+	i.lock()
+	defer i.mu.Unlock()
+	s := SetAttr{Valid: SetCtime, Ctime: f.stamp()}
+	if c.Admin || c.UID == i.n.Attr.UID {
+		s.Valid |= KillPriv
+	}
+	return f.apply(i, s, false)
+}
+
 // KillPriv takes set-user-id and set-group-id off a file that somebody without the
 // right to them has changed.
 func (f *FS) KillPriv(ino extent.Ino) error { return f.withInode(ino, f.killPriv) }
@@ -150,8 +167,11 @@ func (f *FS) killPriv(i *inode) error {
 	return err
 }
 
-// withoutPriv clears set-user-id, and set-group-id where it means execution.
+// withoutPriv clears set-user-id, and set-group-id where it means execution. On directories they mean other things.
 func withoutPriv(mode uint32) uint32 {
+	if mode&syscall.S_IFMT == syscall.S_IFDIR {
+		return mode
+	}
 	mode &^= syscall.S_ISUID
 	if mode&syscall.S_IXGRP != 0 {
 		mode &^= syscall.S_ISGID

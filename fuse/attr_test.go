@@ -78,6 +78,7 @@ func testSetUID(t *testing.T, dir string) {
 	if mode := stat(t, dir+"/f").Mode & 0o7777; mode != 0o755 {
 		t.Errorf("mode %o after chown, want 755", mode)
 	}
+	testSetUIDUnowned(t, dir)
 	must(t, unix.Chmod(dir+"/f", 0o4755))
 	f, err := os.OpenFile(dir+"/f", os.O_WRONLY, 0)
 	must(t, err)
@@ -93,6 +94,38 @@ func testSetUID(t *testing.T, dir string) {
 	must(t, os.Mkdir(dir+"/group/sub", 0o755))
 	if st := stat(t, dir+"/group/sub"); st.Gid != 77 || st.Mode&syscall.S_ISGID == 0 {
 		t.Errorf("in a set-group-id directory: gid %d, mode %o", st.Gid, st.Mode)
+	}
+}
+
+// testSetUIDUnowned: chown(-1, -1) takes set-user-id off files, where their owner or root calls it.
+func testSetUIDUnowned(t *testing.T, dir string) {
+	for _, c := range []struct {
+		who         string
+		owner       int
+		before, now uint32
+	}{
+		{"root", 65534, 0o6755, 0o755},
+		{"its owner", 65534, 0o6755, 0o755},
+		{"its owner", 65534, 0o2745, 0o2745}, // no execution by the group
+		{"another", 1, 0o6755, 0o6755},
+	} {
+		writeFile(t, dir+"/unowned", "")
+		must(t, os.Chown(dir+"/unowned", c.owner, c.owner))
+		must(t, unix.Chmod(dir+"/unowned", c.before))
+		if c.who == "root" {
+			must(t, unix.Chown(dir+"/unowned", -1, -1))
+		} else if out, err := asNobody(t, "chown : "+dir+"/unowned"); err != nil {
+			t.Errorf("chown(-1, -1) by %s: %v %s", c.who, err, out)
+		}
+		if mode := stat(t, dir+"/unowned").Mode & 0o7777; mode != c.now {
+			t.Errorf("mode %o, was %o, after chown(-1, -1) by %s, want %o", mode, c.before, c.who, c.now)
+		}
+	}
+	must(t, os.Mkdir(dir+"/unowned.d", 0o755))
+	must(t, unix.Chmod(dir+"/unowned.d", 0o6777))
+	must(t, unix.Chown(dir+"/unowned.d", -1, -1))
+	if mode := stat(t, dir+"/unowned.d").Mode & 0o7777; mode != 0o6777 {
+		t.Errorf("mode %o of a directory after chown(-1, -1), want 6777", mode)
 	}
 }
 

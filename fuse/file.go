@@ -83,11 +83,14 @@ func (r *rawFS) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofus
 		return gofuse.Status(syscall.EFBIG)
 	}
 	ctx, caller, ino := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)
-	set := setAttr(in)
-	if in.Valid&gofuse.FATTR_KILL_SUIDGID != 0 {
-		set.Valid |= fs.KillPriv
+	var a fs.Attr
+	var err error
+	if in.Valid&^(gofuse.FATTR_FH|gofuse.FATTR_LOCKOWNER) == 0 {
+		// What the kernel makes of chown(-1, -1), and of taking set-user-id off before it sends a fallocate.
+		a, err = r.fs.Touch(caller, ino)
+	} else {
+		a, err = r.fs.SetAttr(ctx, caller, ino, setAttr(in))
 	}
-	a, err := r.fs.SetAttr(ctx, caller, ino, set)
 	if err != nil {
 		return errno(r.log, err)
 	}
@@ -108,6 +111,7 @@ func setAttr(in *gofuse.SetAttrIn) fs.SetAttr {
 		{gofuse.FATTR_MODE, fs.SetMode}, {gofuse.FATTR_UID, fs.SetUID}, {gofuse.FATTR_GID, fs.SetGID}, {gofuse.FATTR_SIZE, fs.SetSize},
 		{gofuse.FATTR_ATIME, fs.SetAtime}, {gofuse.FATTR_MTIME, fs.SetMtime}, {gofuse.FATTR_CTIME, fs.SetCtime},
 		{gofuse.FATTR_ATIME_NOW, fs.SetAtimeNow}, {gofuse.FATTR_MTIME_NOW, fs.SetMtimeNow},
+		{gofuse.FATTR_KILL_SUIDGID, fs.KillPriv},
 	} {
 		if in.Valid&b.kernel != 0 {
 			s.Valid |= b.ours

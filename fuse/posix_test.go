@@ -79,6 +79,11 @@ func testPosixTimes(t *testing.T, dir string) {
 		{"chmod", func(d, f string) error { return unix.Chmod(f, 0o600) }, "c"},
 		{"chmod to the same", func(d, f string) error { return unix.Chmod(f, 0o644) }, "c"},
 		{"chown", func(d, f string) error { return unix.Chown(f, os.Getuid(), os.Getgid()) }, "c"},
+		{"chown to nobody", func(d, f string) error { return unix.Chown(f, -1, -1) }, "c"},
+		{"fchown to nobody", func(d, f string) error {
+			return withFile(f, unix.O_RDONLY, func(fd int) error { return unix.Fchown(fd, -1, -1) })
+		}, "c"},
+		{"chown of a directory to nobody", func(d, f string) error { return unix.Chown(d, -1, -1) }, "C"},
 		{"utimes of now", func(d, f string) error { return unix.UtimesNanoAt(unix.AT_FDCWD, f, nil, 0) }, "amc"},
 		{"setxattr", func(d, f string) error { return unix.Setxattr(f, "user.x", nil, 0) }, "c"},
 		{"fsync", func(d, f string) error { return withFile(f, unix.O_RDWR, unix.Fsync) }, ""},

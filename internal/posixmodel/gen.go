@@ -129,9 +129,6 @@ func (g *Gen) names(op *Op) {
 		}
 	case Chown:
 		op.UID, op.GID = pick(g, Keep, 0, 1000), pick(g, Keep, 0, 1000)
-		if op.UID == Keep && op.GID == Keep {
-			op.UID = 0 // else POSIX lets systems do as they like
-		}
 	case Utimens:
 		op.Atime, op.Mtime = g.time(), g.time()
 		if op.Atime == Keep && op.Mtime == Keep {

@@ -10,18 +10,15 @@ import (
 	"holdfast/wire"
 )
 
-// The table of operations in docs/protocol.md has the numbers and sizes of the code.
-func TestProtocolDocument(t *testing.T) {
-	text, err := os.ReadFile("../docs/protocol.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	size := func(b wire.Body) int { return len(b.Append(nil)) } // without items
-	for _, op := range []struct {
-		op         wire.Op
-		req, reply wire.Body
-		items      bool
-	}{
+// documented is an operation and the bodies of its request and answer; nil is JSON, or none.
+type documented struct {
+	op         wire.Op
+	req, reply wire.Body
+	items      bool // follow what the answer has of a fixed size
+}
+
+func operations() []documented {
+	return []documented{
 		{wire.OpHello, &wire.Hello{}, &wire.HelloReply{}, false},
 		{wire.OpAttach, &wire.Attach{}, &wire.AttachReply{}, false},
 		{wire.OpAcquire, &wire.Acquire{}, &wire.LeaseReply{}, true},
@@ -44,7 +41,19 @@ func TestProtocolDocument(t *testing.T) {
 		{wire.OpGrow, &wire.Grow{}, &wire.Grow{}, false},
 		{wire.OpBreak, nil, &wire.Break{}, false},
 		{wire.OpEvent, nil, nil, false},
-	} {
+	}
+}
+
+// size is that of a body without items.
+func size(b wire.Body) int { return len(b.Append(nil)) }
+
+// The table of operations in docs/protocol.md has the numbers and sizes of the code.
+func TestProtocolDocument(t *testing.T) {
+	text, err := os.ReadFile("../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range operations() {
 		req, reply := "", "JSON"
 		if op.req != nil {
 			req = fmt.Sprint(size(op.req))
@@ -63,4 +72,48 @@ func TestProtocolDocument(t *testing.T) {
 			t.Errorf("%v (%d) is not described", op.op, op.op)
 		}
 	}
+}
+
+// The tables of the bodies have no gap and no overlap, and end where the code's bodies do.
+func TestProtocolTables(t *testing.T) {
+	text, err := os.ReadFile("../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := regexp.MustCompile(`(?m)^\| offset \| size \| ?(.*) \|\n\|[-|]+\|\n((?:\|.*\|\n)+)`)
+	for _, op := range operations() {
+		_, section, _ := strings.Cut(string(text), fmt.Sprintf("\n### %v (%d)\n", op.op, op.op))
+		section, _, _ = strings.Cut(section, "\n##")
+		for _, m := range table.FindAllStringSubmatch(section, -1) {
+			end := tableEnd(t, op.op, m[2])
+			for what, body := range map[string]wire.Body{"request": op.req, "answer": op.reply} {
+				named := strings.Contains(m[1], what) || m[1] == "" && what == "answer"
+				if named && body != nil && end != size(body) {
+					t.Errorf("%v: the table of the %s ends at %d, the code's body at %d", op.op, what, end, size(body))
+				}
+			}
+		}
+		if op.req != nil && size(op.req) > 0 && !strings.Contains(section, "| offset | size | request") {
+			t.Errorf("%v: the fields of the request are not there", op.op)
+		}
+	}
+}
+
+// tableEnd returns where the last field of a fixed size ends.
+func tableEnd(t *testing.T, op wire.Op, rows string) (end int) {
+	for row := range strings.Lines(rows) {
+		cells := strings.Split(row, "|")
+		var off, n int
+		if _, err := fmt.Sscan(cells[1], &off); err != nil || off != end {
+			t.Errorf("%v: field at %q, want %d: %s", op, cells[1], end, row)
+		}
+		if strings.Contains(cells[2], "each") || strings.TrimSpace(cells[2]) == "" {
+			return end
+		}
+		if _, err := fmt.Sscan(cells[2], &n); err != nil {
+			t.Errorf("%v: size %q", op, cells[2])
+		}
+		end = off + n
+	}
+	return end
 }

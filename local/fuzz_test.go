@@ -36,6 +36,16 @@ func FuzzServer(f *testing.F) {
 	add(message(wire.OpReturn, &wire.Return{Lease: held.Lease, Range: extent.Range{End: extent.Inf}}))
 	add(message(wire.OpList, &wire.List{Kind: wire.ListLeases}), message(wire.OpSubscribe, nil), message(wire.OpWho, nil), nil, []byte{1, 2, 3})
 
+	// Each other request once, so that none has to be found by chance.
+	for op, body := range map[wire.Op]wire.Body{
+		wire.OpHello: &wire.Hello{Version: wire.Version}, wire.OpAttach: &wire.Attach{}, wire.OpModify: &wire.Modify{Lease: 1, Access: 1, Mode: 1},
+		wire.OpUnpin: &wire.ID{ID: 1}, wire.OpCommit: &wire.Commit{Lease: 1, Range: block, Size: -1}, wire.OpAdmit: nil,
+		wire.OpLeaseInfo: &wire.ID{ID: held.Lease}, wire.OpWould: &wire.Would{Kind: wire.ChangePunch, Range: block}, wire.OpStat: nil,
+		wire.OpGrow: &wire.Grow{Size: 1 << 20},
+	} {
+		add(message(op, body))
+	}
+
 	f.Fuzz(func(t *testing.T, in []byte) {
 		other.t = t
 		r, _ := hello(t, s.Socket, 0)

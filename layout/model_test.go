@@ -19,6 +19,7 @@ type model struct {
 	owner    map[SessionID]OwnerID
 	breaks   int       // requests on a file that may be breaking at a time
 	told     []mAnswer // what the step told whom
+	asks     []mAsk    // which holders the step asks for what they hold
 	known    []uint64  // requests that were queued before the step
 }
 
@@ -64,6 +65,11 @@ type mRequest struct {
 }
 
 type mBreak struct{ start, deadline Instant }
+
+type mAsk struct {
+	by   *mRequest
+	from *mLease
+}
 
 type mAnswer struct {
 	kind  EffectKind
@@ -307,8 +313,11 @@ func (md *model) act(q *mRequest, kind verdictKind, errno syscall.Errno) bool {
 		for _, l := range md.leases {
 			if q.asked[l] == nil && q.inWay(l, anyState) {
 				q.asked[l] = &mBreak{md.now, md.now.Add(modelBreakTime)}
-				if l.closed || md.dead[l.session] {
+				switch {
+				case l.closed || md.dead[l.session]:
 					md.cutFor(q, l)
+				case q.inWay(l, isLive):
+					md.asks = append(md.asks, mAsk{q, l})
 				}
 			}
 		}

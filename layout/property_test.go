@@ -63,6 +63,7 @@ func (p *pair) step(in Input) {
 	p.md.serve()
 	var got []mAnswer
 	var leases []LeaseID
+	var asks []string
 	name := uint64(0)
 	for _, e := range p.m.Step(p.md.now, &in) {
 		id := uint64(e.Request) | uint64(e.Change)
@@ -86,6 +87,8 @@ func (p *pair) step(in Input) {
 			got = append(got, mAnswer{Denied, id, e.Errno})
 		case Queued:
 			name = id
+		case Notify:
+			asks = append(asks, fmt.Sprintf("lease %d for request %d", e.Lease, id))
 		}
 	}
 	want := p.md.told
@@ -105,6 +108,21 @@ func (p *pair) step(in Input) {
 			q.id = name
 		}
 		q.queued = q.queued || q.state != applying
+	}
+	p.compareAsks(asks)
+}
+
+// compareAsks checks invariant 6: every holder in the way is told, not only one, and each once.
+func (p *pair) compareAsks(got []string) {
+	var want []string
+	for _, a := range p.md.asks {
+		want = append(want, fmt.Sprintf("lease %d for request %d", a.from.id, a.by.id))
+	}
+	p.md.asks = nil
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		p.t.Fatalf("invariant 6: told were %v, in the way are %v", got, want)
 	}
 }
 

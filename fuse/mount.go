@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -22,6 +23,12 @@ import (
 type Options struct {
 	// Path is the mount point. It is made if it is missing.
 	Path string
+	// Own says that Path is for this mount alone: Unmount removes it, so that who still writes there
+	// afterwards is told, and does not fill the directory below.
+	Own bool
+	// Over lets the mount hide what is in the directory at Path. What is there when an Own path is mounted is
+	// hidden in any case, or nothing would be served because of it.
+	Over bool
 	// Source is what the list of mounts shows as the device.
 	Source string
 	// Socket is the value of SocketXattr. Empty: files do not have it.
@@ -62,10 +69,12 @@ func New(ctx context.Context, fsys *fs.FS, opts Options) (*Mount, error) {
 		return nil, err
 	}
 	path, err := preparePath(ctx, opts.Path, opts.Log)
+	if err == nil {
+		err = checkDir(path, opts)
+	}
 	if err != nil {
 		return nil, err
 	}
-	warnHidden(path, opts.Log)
 	m := &Mount{opts: opts, path: path, done: make(chan struct{}), inval: newInvalidator()}
 	m.raw = &gated{rawFS: &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: opts.Log, socket: []byte(opts.Socket)}}
 	m.server, err = gofuse.NewServer(m.raw, path, m.mountOptions())
@@ -156,10 +165,10 @@ func preparePath(ctx context.Context, path string, log *slog.Logger) (string, er
 	return real, RecoverStale(ctx, real, log) // the last part may be a link to a mount
 }
 
-// CheckPath returns what would be in the way of a mount at path, as New would find
+// CheckPath returns what would be in the way of a mount, as New would find
 // it, without making anything. Like New, it takes away what a dead server left.
-func CheckPath(ctx context.Context, path string, direct bool, log *slog.Logger) error {
-	abs, err := filepath.Abs(path)
+func CheckPath(ctx context.Context, opts Options) error {
+	abs, err := filepath.Abs(opts.Path)
 	if err != nil {
 		return err
 	}
@@ -171,7 +180,7 @@ func CheckPath(ctx context.Context, path string, direct bool, log *slog.Logger) 
 		return fmt.Errorf("mount point: %w", err)
 	}
 	real := filepath.Join(dir, filepath.Base(abs))
-	if err := RecoverStale(ctx, real, log); err != nil {
+	if err := RecoverStale(ctx, real, opts.Log); err != nil {
 		return err
 	}
 	if real, err = filepath.EvalSymlinks(real); errors.Is(err, os.ErrNotExist) {
@@ -179,33 +188,51 @@ func CheckPath(ctx context.Context, path string, direct bool, log *slog.Logger) 
 	} else if err != nil {
 		return fmt.Errorf("mount point: %w", err)
 	}
-	if err := RecoverStale(ctx, real, log); err != nil {
+	if err := RecoverStale(ctx, real, opts.Log); err != nil {
 		return err
 	}
-	return checkDir(real, direct)
+	return checkDir(real, opts)
 }
 
 // canMake reports whether the missing directory can be made.
 func canMake(path string) error {
 	for {
 		path = filepath.Dir(path)
-		if err := checkDir(path, false); !errors.Is(err, os.ErrNotExist) {
+		if err := checkWritable(path); !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 }
 
-// checkDir reports whether path is a directory that this process may write to, as
-// fusermount3 demands of a mount point; mount(2) does not.
-func checkDir(path string, direct bool) error {
-	st, err := os.Stat(path)
+// checkDir reports whether a mount may be made at path, which is there. fusermount3 demands that this process
+// may write to it; mount(2) does not.
+func checkDir(path string, opts Options) error {
+	if !opts.Direct {
+		if err := checkWritable(path); err != nil {
+			return err
+		}
+	}
+	there, err := someName(path)
 	switch {
 	case err != nil:
 		return fmt.Errorf("mount point: %w", err)
-	case !st.IsDir():
-		return fmt.Errorf("mount point: %s: %w", path, syscall.ENOTDIR)
-	case direct:
+	case there == "":
 		return nil
+	case !opts.Own && !opts.Over:
+		return fmt.Errorf("mount point: %s holds %q, which a mount would hide: name an empty directory, or say --mount-over (%w)", path, there, syscall.ENOTEMPTY)
+	}
+	opts.Log.Warn("the mount point is not empty: the mount hides what is there until it ends", "mount", path, "there", there)
+	return nil
+}
+
+// checkWritable reports whether path is a directory that this process may write to.
+func checkWritable(path string) error {
+	st, err := os.Stat(path)
+	if err == nil && !st.IsDir() {
+		err = &os.PathError{Op: "mount", Path: path, Err: syscall.ENOTDIR}
+	}
+	if err != nil {
+		return fmt.Errorf("mount point: %w", err)
 	}
 	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
 		return fmt.Errorf("mount point: %s may not be written to: %w", path, err)
@@ -213,17 +240,28 @@ func checkDir(path string, direct bool) error {
 	return nil
 }
 
-// warnHidden says so if there is something at the mount point, as mount(8) does
-// not: it is the place of somebody's files if a server was once without a mount.
-func warnHidden(path string, log *slog.Logger) {
-	d, err := os.Open(path)
+// someName returns a name in the directory, or nothing if it is empty or may not be read.
+func someName(path string) (string, error) {
+	d, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return "", nil
+	}
 	if err != nil {
-		return
+		return "", err
 	}
 	defer d.Close()
-	if names, _ := d.Readdirnames(1); len(names) > 0 {
-		log.Warn("the mount point is not empty: the mount hides what is there until it ends", "mount", path, "there", names[0])
+	names, err := d.Readdirnames(1)
+	if len(names) == 0 {
+		return "", ignoreEOF(err)
 	}
+	return names[0], nil
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // Available says whether this process can mount. The error is an

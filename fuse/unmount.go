@@ -37,6 +37,9 @@ const (
 func (m *Mount) Unmount(ctx context.Context) error {
 	detached, err := m.unmount(ctx)
 	if err == nil {
+		if m.opts.Own {
+			unix.Rmdir(m.path) // fails if something is there, which stays
+		}
 		err = m.drain(ctx, detached)
 	}
 	if err == nil && m.inval.server != nil {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"holdfast/fuse"
 	"holdfast/local"
@@ -22,19 +22,19 @@ func (c *Config) check(ctx context.Context, log *slog.Logger) error {
 	if err := local.Check(c.Socket, c.Group); err != nil {
 		return err
 	}
-	direct := os.Geteuid() == 0
-	if c.NoMount || fuse.Available(direct) != nil {
+	mount := c.mountOptions(log)
+	if c.NoMount || fuse.Available(mount.Direct) != nil {
 		return nil
 	}
-	if c.Mount == filepath.Join(c.Dir, "mnt") && !there(c.Dir) {
+	if mount.Own && !there(c.Dir) {
 		return nil // nothing can be in the way
 	}
 	// First, since another's mount may be there, and be dead.
-	err := fuse.CheckPath(ctx, c.Mount, direct, log)
+	err := fuse.CheckPath(ctx, mount)
 	if errors.Is(err, fuse.ErrBusy) && there(filepath.Join(c.Dir, metaDir)) {
 		return nil // the volume is there; if it is what is mounted, its device says so better
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
 		return err
 	}
 	for _, path := range []string{c.Dir, c.Device, c.Socket} {
@@ -42,7 +42,7 @@ func (c *Config) check(ctx context.Context, log *slog.Logger) error {
 			return fmt.Errorf("a mount at %s would hide %s: choose another with --mount", c.Mount, path)
 		}
 	}
-	return nil
+	return err
 }
 
 // below reports whether path is dir or in it.

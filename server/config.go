@@ -31,6 +31,8 @@ type Config struct {
 	Size int64
 	// Mount is the mount point. Empty: Dir/mnt.
 	Mount string
+	// MountOver lets the mount hide what is at the mount point. Dir/mnt needs no leave.
+	MountOver bool
 	// NoMount serves the socket alone.
 	NoMount bool
 	// Socket is the path of the local socket. Empty: Dir/socket.
@@ -74,6 +76,11 @@ func DefaultDir() (string, error) {
 	return filepath.Join(home, ".local", "share", "holdfast"), nil
 }
 
+// ownMount is the mount point in the directory of the volume.
+const ownMount = "mnt"
+
+func (c *Config) ownMount() string { return filepath.Join(c.Dir, ownMount) }
+
 // complete fills in what was left empty and makes paths absolute.
 func (c *Config) complete() error {
 	if c.Dir == "" {
@@ -86,7 +93,7 @@ func (c *Config) complete() error {
 	for _, p := range []struct {
 		path *string
 		name string
-	}{{&c.Dir, ""}, {&c.Device, "device"}, {&c.Mount, "mnt"}, {&c.Socket, "socket"}} {
+	}{{&c.Dir, ""}, {&c.Device, "device"}, {&c.Mount, ownMount}, {&c.Socket, "socket"}} {
 		if *p.path == "" {
 			*p.path = filepath.Join(c.Dir, p.name)
 		}

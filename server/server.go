@@ -83,11 +83,7 @@ func (s *server) startMount(ctx context.Context) error {
 	if s.cfg.NoMount {
 		return nil
 	}
-	root := os.Geteuid() == 0
-	m, err := fuse.New(ctx, s.fs, fuse.Options{
-		Path: s.cfg.Mount, Source: s.cfg.Dir, Socket: s.cfg.Socket,
-		Direct: root, AllowOther: root, Log: s.log,
-	})
+	m, err := fuse.New(ctx, s.fs, s.cfg.mountOptions(s.log))
 	var unavailable *fuse.UnavailableError
 	if errors.As(err, &unavailable) {
 		s.log.Warn("no mount: the socket alone is served", "reason", unavailable.Reason, "remedy", unavailable.Remedy)
@@ -95,6 +91,14 @@ func (s *server) startMount(ctx context.Context) error {
 	}
 	s.mount = m
 	return err
+}
+
+func (c *Config) mountOptions(log *slog.Logger) fuse.Options {
+	root := os.Geteuid() == 0
+	return fuse.Options{
+		Path: c.Mount, Own: c.Mount == c.ownMount(), Over: c.MountOver, Source: c.Dir, Socket: c.Socket,
+		Direct: root, AllowOther: root, Log: log,
+	}
 }
 
 // serve waits for the end.

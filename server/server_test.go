@@ -49,7 +49,7 @@ func wantNothingLeft(t *testing.T, s *testserver.Server) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if want := []string{"device", "meta", "mnt"}; !slices.Equal(names, want) {
+	if want := []string{"device", "meta"}; !slices.Equal(names, want) {
 		t.Errorf("the directory holds %v, want %v", names, want)
 	}
 }

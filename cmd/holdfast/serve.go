@@ -19,8 +19,8 @@ func newServe() *cobra.Command {
 		Short: "Serve a volume: mount it and open its socket",
 		Long: `Serve the volume in DIR until SIGTERM or SIGINT. On first use a volume is made
 there. It is mounted at DIR/mnt and can be asked at DIR/socket. At the end all
-is made durable; a mount that is in use is detached after two seconds, and its
-users get ENOTCONN.
+is made durable, and DIR/mnt removed; a mount that is in use is detached after
+two seconds, and its users get ENOTCONN.
 
 DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 ~/.local/share/holdfast for others, if it is not named.`,
@@ -41,6 +41,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.Var(&size, "size", "size of a new volume, for example 10G (default 10GiB); a block device is used whole")
 	f.StringVar(&cfg.Device, "device", "", "file or block device for the volume's blocks (default DIR/device)")
 	f.StringVar(&cfg.Mount, "mount", "", "mount point (default DIR/mnt)")
+	f.BoolVar(&cfg.MountOver, "mount-over", false, "mount over a directory that is not empty")
 	f.BoolVar(&cfg.NoMount, "no-mount", false, "serve the socket alone")
 	f.StringVar(&cfg.Socket, "socket", "", "path of the socket (default DIR/socket)")
 	f.StringVar(&cfg.Group, "group", "", "group that may use the socket (default everyone)")

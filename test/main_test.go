@@ -124,6 +124,11 @@ func run(t testing.TB, name string, args ...string) result {
 
 func runIn(t testing.TB, dir string, env []string, name string, args ...string) result {
 	t.Helper()
+	return runWithin(t, 2*patience, dir, env, name, args...)
+}
+
+func runWithin(t testing.TB, limit time.Duration, dir string, env []string, name string, args ...string) result {
+	t.Helper()
 	var out, errOut bytes.Buffer
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &errOut
@@ -135,7 +140,7 @@ func runIn(t testing.TB, dir string, env []string, name string, args ...string) 
 	}
 	select {
 	case <-p.done:
-	case <-time.After(2 * patience):
+	case <-time.After(limit):
 		p.Process.Kill()
 		t.Fatalf("%s %s does not end", name, strings.Join(args, " "))
 	}

@@ -15,6 +15,7 @@ type model struct {
 	pins     []*mPin
 	requests []*mRequest
 	dead     map[SessionID]bool
+	bare     map[SessionID]bool // dead, and its context is closed
 	now      Instant
 	owner    map[SessionID]OwnerID
 	breaks   int       // requests on a file that may be breaking at a time
@@ -244,9 +245,13 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 	return clearWay, 0
 }
 
-// sameOwner says whose pins are own to a change.
+// sameOwner says whose pins are own to a change. A session of which nothing is left is forgotten, and with it whose it was.
 func (md *model) sameOwner(a, b SessionID) bool {
-	return sameSession(a, b) || b != 0 && md.owner[a] != 0 && md.owner[a] == md.owner[b]
+	return sameSession(a, b) || b != 0 && md.owner[a] != 0 && md.owner[a] == md.owner[b] && !md.gone(b)
+}
+
+func (md *model) gone(s SessionID) bool {
+	return md.dead[s] && md.bare[s] && !slices.ContainsFunc(md.leases, func(l *mLease) bool { return l.session == s && l.alive() })
 }
 
 func (md *model) crowded(q *mRequest) bool {

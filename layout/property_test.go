@@ -23,7 +23,7 @@ func checkPair(t *rapid.T) {
 	breaks := rapid.SampledFrom([]int{1, 2, 64}).Draw(t, "breaks at a time")
 	p := &pair{
 		t: t, m: New(Config{BreakTime: modelBreakTime, MaxBreakTime: modelBreakTime, MaxBreaks: breaks}),
-		md: &model{dead: map[SessionID]bool{}, owner: map[SessionID]OwnerID{}, breaks: breaks},
+		md: &model{dead: map[SessionID]bool{}, bare: map[SessionID]bool{}, owner: map[SessionID]OwnerID{}, breaks: breaks},
 	}
 	if rapid.Bool().Draw(t, "two sessions of one process") {
 		p.md.owner[1], p.md.owner[2] = 7, 7
@@ -358,7 +358,9 @@ func (p *pair) closeContext(t *rapid.T) {
 		}
 	}
 	p.m.Step(p.md.now, &Input{Op: OpCloseContext, Context: c})
-	if s := SessionID(c); !p.md.dead[s] {
+	if s := SessionID(c); p.md.dead[s] {
+		p.md.bare[s] = true
+	} else {
 		p.m.Step(p.md.now, &Input{Op: OpRegister, Session: s, Context: c})
 	}
 }

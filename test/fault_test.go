@@ -42,6 +42,14 @@ func fill(dir string) (n int, err error) {
 	}
 }
 
+// wantReason waits for the log to say that the volume is read-only, and why.
+func (v *volume) wantReason(t *testing.T) {
+	t.Helper()
+	eventually(t, "the log says why the volume is read-only", func() bool {
+		return strings.Contains(v.log.String(), "volume is read-only from now on")
+	})
+}
+
 // TestHostFull: where the host has less space than the volume, a write that it has no
 // room for is ENOSPC and nothing else is wrong; room that is made can be used.
 func TestHostFull(t *testing.T) {
@@ -107,9 +115,7 @@ func TestHostFullOfOthers(t *testing.T) {
 	}
 	wantErrno(t, "the next change", os.Mkdir(v.path("dir"), 0o755), syscall.EROFS)
 	wantContent(t, path, want)
-	if !strings.Contains(v.log.String(), "volume is read-only from now on") {
-		t.Errorf("no reason in the log:\n%s", v.log)
-	}
+	v.wantReason(t)
 	must(t, os.Remove(filepath.Join(host, "hog")))
 	v.kill()
 	v.check(t)
@@ -137,6 +143,7 @@ func TestDeviceCutShort(t *testing.T) {
 	_, err = f.WriteAt(make([]byte, blockSize), 8<<20-blockSize)
 	wantErrno(t, "write", err, syscall.EIO)
 	wantErrno(t, "the next change", os.Mkdir(v.path("dir"), 0o755), syscall.EROFS)
+	v.wantReason(t)
 	_, err = f.ReadAt(make([]byte, blockSize), 4<<20)
 	wantErrno(t, "read of what is gone", err, syscall.EIO)
 	wantContent(t, first, pattern(1, blockSize))

@@ -143,6 +143,7 @@ func (f *FS) Truncate(ctx context.Context, c Caller, ino extent.Ino, size int64)
 	if !c.Admin {
 		s.Valid |= KillPriv
 	}
+	f.flushed(ino)
 	_, err := f.SetAttr(ctx, c, ino, s)
 	if err == nil {
 		f.invalidated(ino)

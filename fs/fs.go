@@ -71,6 +71,7 @@ type FS struct {
 	windowLimit int64
 
 	invalidate atomic.Pointer[func(extent.Ino)]
+	flushPages atomic.Pointer[func(extent.Ino)]
 
 	stop    context.CancelFunc // ends the flusher
 	stopped chan struct{}      // closed by the flusher
@@ -134,6 +135,17 @@ func (f *FS) OnInvalidate(fn func(extent.Ino)) { f.invalidate.Store(&fn) }
 
 func (f *FS) invalidated(ino extent.Ino) {
 	if fn := f.invalidate.Load(); fn != nil {
+		(*fn)(ino)
+	}
+}
+
+// OnFlush sets the function that is called, with no lock held, before a file is
+// changed by another way than the mount. It is to bring here what programs have
+// stored through mappings of the file: written back later, it would undo the change.
+func (f *FS) OnFlush(fn func(extent.Ino)) { f.flushPages.Store(&fn) }
+
+func (f *FS) flushed(ino extent.Ino) {
+	if fn := f.flushPages.Load(); fn != nil {
 		(*fn)(ino)
 	}
 }

@@ -97,6 +97,7 @@ func New(ctx context.Context, fsys *fs.FS, opts Options) (*Mount, error) {
 	m.dev = at.Dev
 	m.inval.start(m.server)
 	fsys.OnInvalidate(m.inval.invalidate)
+	fsys.OnFlush(m.inval.flush)
 	return m, nil
 }
 
@@ -331,6 +332,10 @@ func (v *invalidator) invalidate(ino extent.Ino) {
 	default:
 	}
 }
+
+// flush has the kernel write back the pages of a file that programs have stored to, and
+// waits for it. It is not for a goroutine that serves the kernel.
+func (v *invalidator) flush(ino extent.Ino) { v.server.InodeNotify(uint64(ino), 0, 0) }
 
 func (v *invalidator) run() {
 	defer v.idle.Done()

@@ -17,7 +17,8 @@ import (
 // recover. So it is told that these went well. Nobody is deceived: the store is
 // marked as failed first, and looks at that mark after each call of Pebble. An
 // error of another file it takes well, but it tries again at once and for ever, so
-// that a new file then waits until the store is closed.
+// that a new file then waits until the store is closed. While it is being opened there
+// is nobody to close it: then Pebble is told of these files, too, that all went well.
 type guardFS struct {
 	vfs.FS
 	s *Pebble
@@ -38,6 +39,15 @@ func (g *guardFS) guard(f func() error) error {
 	return err
 }
 
+// survive is guard for what Pebble survives the error of, but not while it opens.
+func (g *guardFS) survive(f func() error) error {
+	err := g.guard(f)
+	if g.s.failure() != nil && !g.s.running.Load() {
+		return nil
+	}
+	return err
+}
+
 func (g *guardFS) open(name string, f func() (vfs.File, error)) (vfs.File, error) {
 	var file vfs.File
 	err := g.guard(func() (err error) {
@@ -49,8 +59,8 @@ func (g *guardFS) open(name string, f func() (vfs.File, error)) (vfs.File, error
 		return &guardFile{File: file, fs: g, survives: !isLog(name)}, nil
 	case g.s.failure() == nil:
 		return nil, err
-	case isLog(name):
-		// A log that could not be made is one in memory, which nothing is written to.
+	case isLog(name), !g.s.running.Load():
+		// A file that could not be made is one in memory, which nothing is written to.
 		file, err = vfs.NewMem().Create("lost", vfs.WriteCategoryUnspecified)
 		return &guardFile{File: file, fs: g}, err
 	}
@@ -80,23 +90,23 @@ func (g *guardFS) OpenDir(name string) (vfs.File, error) {
 }
 
 func (g *guardFS) Link(from, to string) error {
-	return g.guard(func() error { return g.FS.Link(from, to) })
+	return g.survive(func() error { return g.FS.Link(from, to) })
 }
 
 func (g *guardFS) Remove(name string) error {
-	return g.guard(func() error { return g.FS.Remove(name) })
+	return g.survive(func() error { return g.FS.Remove(name) })
 }
 
 func (g *guardFS) RemoveAll(name string) error {
-	return g.guard(func() error { return g.FS.RemoveAll(name) })
+	return g.survive(func() error { return g.FS.RemoveAll(name) })
 }
 
 func (g *guardFS) Rename(from, to string) error {
-	return g.guard(func() error { return g.FS.Rename(from, to) })
+	return g.survive(func() error { return g.FS.Rename(from, to) })
 }
 
 func (g *guardFS) MkdirAll(dir string, perm fs.FileMode) error {
-	return g.guard(func() error { return g.FS.MkdirAll(dir, perm) })
+	return g.survive(func() error { return g.FS.MkdirAll(dir, perm) })
 }
 
 func (g *guardFS) Unwrap() vfs.FS { return g.FS }
@@ -110,7 +120,7 @@ type guardFile struct {
 
 // guard is guardFS.guard, with the error kept from Pebble where it must not see it.
 func (f *guardFile) guard(op func() error) error {
-	if err := f.fs.guard(op); f.survives {
+	if err := f.fs.guard(op); f.survives && f.fs.s.running.Load() {
 		return err
 	}
 	return nil

@@ -393,11 +393,7 @@ func (s *Pebble) fail(err error) {
 }
 
 // park keeps work of Pebble's that cannot succeed any more until Close.
-func (s *Pebble) park() {
-	if s.running.Load() {
-		<-s.closing
-	}
-}
+func (s *Pebble) park() { <-s.closing }
 
 // settle is the result of a write to Pebble, which reports the gravest errors to
 // its logger and returns nil.

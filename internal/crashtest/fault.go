@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +12,8 @@ import (
 	"holdfast/extent"
 	"holdfast/fs"
 	"holdfast/internal/sim"
+	"holdfast/store"
+	"holdfast/volume"
 )
 
 // Fault is one operation of the disk that fails with EIO: the N-th of its kind. All
@@ -86,6 +89,43 @@ func (f Fault) Try(t testing.TB, wl Workload, o Options) (happened bool, err err
 		err = fmt.Errorf("%v (%v): %w", f, hit, err)
 	}
 	return hit != nil, err
+}
+
+// TryStart crashes a recording, and has the fault while what is left is opened and
+// closed, and reports whether it did. That goes well or fails with EIO or EROFS, and
+// whatever it has made of the disk, the next start finds what the crash may leave.
+func (f Fault) TryStart(ctx context.Context, r *Recording, at *sim.Cursor, c Crash) (happened bool, err error) {
+	at.Seek(c.Cut)
+	d := at.Crash(c.Left)
+	fuse := &fuse{Fault: f, left: f.N}
+	d.Before(fuse.hook)
+	opened := r.startOnce(ctx, d)
+	d.Before(nil)
+	hit := fuse.blown()
+	if opened != nil && (hit == nil || !errors.Is(opened, syscall.EIO) && !errors.Is(opened, syscall.EROFS)) {
+		return hit != nil, fmt.Errorf("%v (%v), %v: wrong errno: %w", f, hit, c, opened)
+	}
+	next := d.Cursor()
+	next.Seek(d.Pos())
+	for _, again := range []sim.Choice{sim.All, sim.None, sim.Seeded(uint64(f.N))} {
+		if _, err := r.verifyDisk(ctx, next.Crash(again), c.Cut); err != nil {
+			return hit != nil, fmt.Errorf("%v (%v), %v, then %v, after %v: %w", f, hit, c, again, opened, err)
+		}
+	}
+	return hit != nil, nil
+}
+
+// startOnce opens the volume and closes it.
+func (r *Recording) startOnce(ctx context.Context, d *sim.Disk) error {
+	st, err := store.Open(metaDir, r.o.storeOptions(d))
+	if err != nil {
+		return err
+	}
+	vol, err := volume.Open(ctx, d.Device(), st, volume.Options{})
+	if err == nil {
+		err = vol.Close()
+	}
+	return errors.Join(err, st.Close())
 }
 
 // verifyFailed: whatever failed did so with an errno that says what is wrong. What

@@ -90,6 +90,9 @@ func (g *Gen) fits(op *Op) bool {
 		}
 		return n == nil || n.dir() || op.Off+op.Len <= n.size && len(n.leases) == 0
 	case CopyRange:
+		if f := m.procs[op.Proc].slots[op.FD]; f != nil && f.n.stale {
+			return false // and how much there is to copy
+		}
 		if f := m.procs[op.Proc].slots[op.FD2]; f != nil {
 			n2 = f.n
 		}

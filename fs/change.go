@@ -143,10 +143,10 @@ func (f *FS) Truncate(ctx context.Context, c Caller, ino extent.Ino, size int64)
 	if !c.Admin {
 		s.Valid |= KillPriv
 	}
-	f.flushed(ino)
+	f.dropped(ino)
 	_, err := f.SetAttr(ctx, c, ino, s)
 	if err == nil {
-		f.invalidated(ino)
+		f.dropped(ino)
 	}
 	return err
 }

@@ -45,7 +45,7 @@ func (f *FS) Fallocate(ctx context.Context, c Caller, ino extent.Ino, mode uint3
 
 // Reshape is Fallocate by another way than the mount.
 func (f *FS) Reshape(ctx context.Context, c Caller, ino extent.Ino, mode uint32, r extent.Range) error {
-	f.flushed(ino)
+	f.dropped(ino)
 	err := f.withInode(ino, func(i *inode) error {
 		err := f.killedCapabilities(i, f.Fallocate(ctx, c, ino, mode, r.Off, r.Len()))
 		if err == nil && !c.Admin {
@@ -54,7 +54,7 @@ func (f *FS) Reshape(ctx context.Context, c Caller, ino extent.Ino, mode uint32,
 		return err
 	})
 	if err == nil {
-		f.invalidated(ino)
+		f.dropped(ino)
 	}
 	return err
 }

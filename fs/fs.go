@@ -71,7 +71,7 @@ type FS struct {
 	windowLimit int64
 
 	invalidate atomic.Pointer[func(extent.Ino)]
-	flushPages atomic.Pointer[func(extent.Ino)]
+	dropCache  atomic.Pointer[func(extent.Ino)]
 
 	stop    context.CancelFunc // ends the flusher
 	stopped chan struct{}      // closed by the flusher
@@ -139,13 +139,14 @@ func (f *FS) invalidated(ino extent.Ino) {
 	}
 }
 
-// OnFlush sets the function that is called, with no lock held, before a file is
-// changed by another way than the mount. It is to bring here what programs have
-// stored through mappings of the file: written back later, it would undo the change.
-func (f *FS) OnFlush(fn func(extent.Ino)) { f.flushPages.Store(&fn) }
+// OnDrop sets the function that is called, with no lock held, before and after a file
+// is changed by another way than the mount. It is to wait until all that the kernel has
+// of the file is gone, and to bring here first what programs have stored through
+// mappings: written back later, it would undo the change.
+func (f *FS) OnDrop(fn func(extent.Ino)) { f.dropCache.Store(&fn) }
 
-func (f *FS) flushed(ino extent.Ino) {
-	if fn := f.flushPages.Load(); fn != nil {
+func (f *FS) dropped(ino extent.Ino) {
+	if fn := f.dropCache.Load(); fn != nil {
 		(*fn)(ino)
 	}
 }

@@ -300,7 +300,7 @@ func (f *FS) Commit(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r
 		return f.vol.Sync(ctx, i.n, &i.mu)
 	})
 	if err == nil {
-		f.invalidated(ino)
+		f.dropped(ino)
 	}
 	return err
 }

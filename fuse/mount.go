@@ -97,7 +97,7 @@ func New(ctx context.Context, fsys *fs.FS, opts Options) (*Mount, error) {
 	m.dev = at.Dev
 	m.inval.start(m.server)
 	fsys.OnInvalidate(m.inval.invalidate)
-	fsys.OnFlush(m.inval.flush)
+	fsys.OnDrop(m.inval.drop)
 	return m, nil
 }
 
@@ -333,9 +333,11 @@ func (v *invalidator) invalidate(ino extent.Ino) {
 	}
 }
 
-// flush has the kernel write back the pages of a file that programs have stored to, and
-// waits for it. It is not for a goroutine that serves the kernel.
-func (v *invalidator) flush(ino extent.Ino) { v.server.InodeNotify(uint64(ino), 0, 0) }
+// drop is invalidate for callers who can wait until the kernel has written back and
+// dropped all it has. It is not for a goroutine that serves the kernel. Attributes that
+// are asked for while pages are dropped are not believed by the kernel, so who has
+// changed a size must not return before.
+func (v *invalidator) drop(ino extent.Ino) { v.server.InodeNotify(uint64(ino), 0, 0) }
 
 func (v *invalidator) run() {
 	defer v.idle.Done()

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/client"
 	"holdfast/internal/posixmodel"
 )
@@ -91,7 +93,7 @@ func (m *modelProcess) do(op posixmodel.Op) posixmodel.Result {
 	case posixmodel.LeaseCommit:
 		l := m.held(op).lease
 		err = l.Commit(m.deeds.ctx, l.Granted().Range, -1)
-	case posixmodel.APITruncate, posixmodel.APIPunch:
+	case posixmodel.APITruncate, posixmodel.APIPunch, posixmodel.APIReshape:
 		err = m.change(op)
 	default:
 		return m.Do(op)
@@ -136,10 +138,16 @@ func (m *modelProcess) change(op posixmodel.Op) error {
 		return err
 	}
 	defer f.Close()
-	if op.Kind == posixmodel.APITruncate {
+	r := client.Range{Off: op.Off, End: op.Off + op.Len}
+	switch op.Kind {
+	case posixmodel.APITruncate:
 		return m.session.Truncate(m.deeds.ctx, f, op.Len, client.ChangeOptions{})
+	case posixmodel.APIPunch:
+		return m.session.Punch(m.deeds.ctx, f, r, client.ChangeOptions{})
 	}
-	return m.session.Punch(m.deeds.ctx, f, client.Range{Off: op.Off, End: op.Off + op.Len}, client.ChangeOptions{})
+	kind := map[int]client.ChangeKind{unix.FALLOC_FL_COLLAPSE_RANGE: client.Collapse, unix.FALLOC_FL_INSERT_RANGE: client.Insert,
+		unix.FALLOC_FL_UNSHARE_RANGE: client.Unshare}[op.Flags]
+	return m.session.Fallocate(m.deeds.ctx, f, kind, r, client.ChangeOptions{})
 }
 
 func (m *modelProcess) take(op posixmodel.Op) error {

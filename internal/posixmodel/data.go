@@ -185,6 +185,12 @@ func (m *Model) fallocate(f *file, op Op) syscall.Errno {
 	if op.Flags&unix.FALLOC_FL_PUNCH_HOLE != 0 {
 		return m.punch(op, n)
 	}
+	return m.allocate(op, n)
+}
+
+// allocate gives a range blocks, and makes it zeros where asked.
+func (m *Model) allocate(op Op, n *node) syscall.Errno {
+	zero := op.Flags&unix.FALLOC_FL_ZERO_RANGE != 0
 	if m.leasedForAdding(op, n, op.Off, op.Len) && n.hasHole(op.Off, op.Len) {
 		return syscall.ETXTBSY
 	}
@@ -216,6 +222,36 @@ func (m *Model) punch(op Op, n *node) syscall.Errno {
 		}
 	}
 	n.clear(op.Off, op.Len, true)
+	m.touch(n)
+	return 0
+}
+
+// shift takes whole blocks out of the file, or puts a hole in.
+func (m *Model) shift(op Op, n *node) syscall.Errno {
+	if op.Off%BlockSize != 0 || op.Len%BlockSize != 0 {
+		return syscall.EINVAL
+	}
+	if errno := m.breakLeases(op, n, op.Off, inf-op.Off); errno != 0 {
+		return errno
+	}
+	collapse := op.Flags == unix.FALLOC_FL_COLLAPSE_RANGE
+	if op.Off >= n.size || collapse && op.Len >= n.size-op.Off {
+		return syscall.EINVAL
+	}
+	by := op.Len
+	if collapse {
+		n.clear(op.Off, op.Len, true)
+		by = -by
+	}
+	moved := make(map[int64]*block)
+	for b, x := range n.blocks {
+		if b >= op.Off/BlockSize {
+			b += by / BlockSize
+		}
+		moved[b] = x
+	}
+	n.blocks = moved
+	n.size += by
 	m.touch(n)
 	return 0
 }
@@ -290,6 +326,9 @@ func (m *Model) copyRange(in *file, op Op) Result {
 	}
 	out.n.put(op.Off2, in.n.bytes(op.Off, length))
 	out.n.doubt(op.Off2, length) // a copy may be a clone, holes included
+	for _, b := range in.n.inRange(op.Off, length) {
+		in.n.blocks[b].maybe = true // a write there may give the file another one
+	}
 	in.n.atime.known = false
 	m.touch(out.n)
 	return Result{N: length}

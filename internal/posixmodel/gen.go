@@ -32,7 +32,7 @@ var weights = []struct {
 	{Chmod, 12, false}, {Chown, 10, false}, {Utimens, 12, false}, {Setxattr, 20, false}, {Getxattr, 15, false},
 	{Removexattr, 10, false}, {Listxattr, 8, false}, {Statfs, 2, false},
 	{Lease, 16, true}, {LeaseDrop, 8, true}, {LeaseLoad, 15, true}, {LeaseStore, 15, true}, {LeaseCommit, 4, true},
-	{APITruncate, 8, true}, {APIPunch, 8, true},
+	{APITruncate, 8, true}, {APIPunch, 8, true}, {APIReshape, 16, true},
 }
 
 // NewGen returns a generator of operations on m.
@@ -81,7 +81,7 @@ func (g *Gen) fill(op *Op) {
 		Setxattr, Getxattr, Removexattr, Listxattr:
 		g.names(op)
 	case Statfs:
-	case Lease, LeaseDrop, LeaseLoad, LeaseStore, LeaseCommit, APITruncate, APIPunch:
+	case Lease, LeaseDrop, LeaseLoad, LeaseStore, LeaseCommit, APITruncate, APIPunch, APIReshape:
 		g.lease(op)
 	default:
 		if g.chance(90) {
@@ -233,6 +233,9 @@ func (g *Gen) data(op *Op) {
 	case CopyRange:
 		op.FD2 = g.openSlot(op.Proc, g.r.IntN(Slots))
 		op.Off, op.Off2, op.Len = g.offset(size), g.offset(size), g.length()
+		if g.chance(60) { // whole blocks, which files can share
+			op.Off, op.Off2, op.Len = g.r.Int64N(8)*BlockSize, g.r.Int64N(20)*BlockSize, (1+g.r.Int64N(12))*BlockSize
+		}
 	case MmapLoad, MmapStore:
 		if op.Len = 1; size == 0 {
 			return

@@ -9,7 +9,7 @@ import (
 
 func (g *Gen) lease(op *Op) {
 	switch op.Kind {
-	case Lease, APITruncate, APIPunch:
+	case Lease, APITruncate, APIPunch, APIReshape:
 		for range 5 { // mostly of files
 			op.Path = g.path()
 			if n, errno := g.m.find(*op, true); errno == 0 && n.regular() {
@@ -19,6 +19,12 @@ func (g *Gen) lease(op *Op) {
 		op.Off, op.Len = g.offset(100000), max(1, g.length())
 		if op.Kind == APITruncate {
 			op.Off, op.Len = 0, g.r.Int64N(60000)
+		}
+		if op.Kind == APIReshape {
+			op.Flags = pick(g, unix.FALLOC_FL_COLLAPSE_RANGE, unix.FALLOC_FL_INSERT_RANGE, unix.FALLOC_FL_UNSHARE_RANGE)
+			if g.chance(90) {
+				op.Off, op.Len = g.r.Int64N(16)*BlockSize, (1+g.r.Int64N(6))*BlockSize
+			}
 		}
 		if op.Kind == Lease {
 			op.LeaseFlags = pick(g, 0, LeaseWrite, LeaseUnbreakable|LeaseWrite, LeaseExclusive|LeaseWrite,
@@ -99,6 +105,9 @@ func (g *Gen) fits(op *Op) bool {
 		if op.Off > 1<<61 || op.Off2 > 1<<61 {
 			return false
 		}
+		if n2 != nil && len(n2.leases) > 0 && op.Off%BlockSize == op.Off2%BlockSize {
+			return false // where blocks are shared holders are in the way, where they are copied not
+		}
 	case Getdents:
 		return n == nil || n.dir()
 	case Pread:
@@ -111,7 +120,7 @@ func (g *Gen) fits(op *Op) bool {
 		if f := m.procs[op.Proc].slots[op.FD]; f != nil && (f.pos > 1<<61 || f.n.dir()) {
 			return false // the position in a directory is not determined
 		}
-	case APITruncate, APIPunch:
+	case APITruncate, APIPunch, APIReshape:
 		if n != nil && op.Off > 1<<50 {
 			return false
 		}
@@ -133,7 +142,7 @@ func (g *Gen) fits(op *Op) bool {
 // ambiguous reports whether what the operation meets hangs on which blocks there are.
 func ambiguous(op Op) bool {
 	switch op.Kind {
-	case Write, Pwrite, CopyRange, APIPunch, Fallocate:
+	case Write, Pwrite, CopyRange, APIPunch, APIReshape, Fallocate:
 		return true
 	}
 	return false

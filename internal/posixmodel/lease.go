@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const inf = math.MaxInt64
@@ -96,7 +98,7 @@ func (m *Model) leaseOp(op Op) Result {
 	switch op.Kind {
 	case Lease:
 		return fail(m.takeLease(op))
-	case APITruncate, APIPunch:
+	case APITruncate, APIPunch, APIReshape:
 		return fail(m.apiChange(op))
 	}
 	l := m.leases[op.Lease]
@@ -149,7 +151,7 @@ func (m *Model) takeLease(op Op) syscall.Errno {
 	return 0
 }
 
-// apiChange truncates or punches over the socket.
+// apiChange is a change over the socket.
 func (m *Model) apiChange(op Op) syscall.Errno {
 	n, errno := m.find(op, true)
 	switch {
@@ -160,6 +162,13 @@ func (m *Model) apiChange(op Op) syscall.Errno {
 	case op.Kind == APITruncate:
 		n.stale = true
 		return m.setSize(op, n, op.Len)
+	case op.Kind == APIPunch:
+		return m.punch(op, n)
 	}
-	return m.punch(op, n)
+	if op.Flags == unix.FALLOC_FL_UNSHARE_RANGE {
+		op.Flags |= unix.FALLOC_FL_KEEP_SIZE // over the socket it leaves the size alone
+		return m.allocate(op, n)
+	}
+	n.stale = true
+	return m.shift(op, n)
 }

@@ -306,7 +306,7 @@ func (m *Model) do(op Op, w *Want) Result {
 		return m.setattr(op)
 	case Setxattr, Getxattr, Removexattr, Listxattr:
 		return m.xattr(op)
-	case Lease, LeaseDrop, LeaseLoad, LeaseStore, LeaseCommit, APITruncate, APIPunch:
+	case Lease, LeaseDrop, LeaseLoad, LeaseStore, LeaseCommit, APITruncate, APIPunch, APIReshape:
 		return m.leaseOp(op)
 	case Truncate:
 		return m.truncatePath(op)

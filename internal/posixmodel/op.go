@@ -76,6 +76,8 @@ const (
 	LeaseCommit Kind = "lease-commit"
 	APITruncate Kind = "api-truncate"
 	APIPunch    Kind = "api-punch"
+	// APIReshape is fallocate in the modes that the kernel does not pass to a mount.
+	APIReshape Kind = "api-reshape"
 )
 
 // Op is an operation. Each kind uses the fields it needs.

@@ -1,10 +1,6 @@
 package volume
 
-import (
-	"holdfast/extent"
-
-	"github.com/tidwall/btree"
-)
+import "holdfast/extent"
 
 // mapping is a run of blocks of a file, as the inode in memory knows it.
 type mapping struct {
@@ -68,7 +64,7 @@ func (e mapping) homeExtent() extent.Extent {
 // extMap holds the mappings of a file, disjoint, joined where they can be. The
 // zero value is empty.
 type extMap struct {
-	m     btree.Map[int64, mapping] // by end
+	m     tree[mapping] // by end
 	bytes int64
 }
 

@@ -1,6 +1,10 @@
 package volume
 
 import (
+	"cmp"
+	"slices"
+	"sync"
+
 	"holdfast/extent"
 
 	"github.com/tidwall/btree"
@@ -38,6 +42,40 @@ type freeMap struct {
 
 func newFreeMap() *freeMap {
 	return &freeMap{bySize: btree.NewBTreeGOptions(bySize, btree.Options{NoLocks: true})}
+}
+
+// loadFreeMap makes the map of runs that come in the order of their addresses and
+// may touch. It uses up runs.
+func loadFreeMap(runs []run) *freeMap {
+	f := newFreeMap()
+	runs = joined(runs)
+	sorted := slices.Clone(runs)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		slices.SortFunc(sorted, func(a, b run) int { return cmp.Or(cmp.Compare(a.len, b.len), cmp.Compare(a.off, b.off)) })
+		for _, r := range sorted {
+			f.bySize.Load(r)
+		}
+	})
+	for _, r := range runs {
+		f.byAddr.m.Load(r.off+r.len, r.off)
+		f.byAddr.bytes += r.len
+	}
+	wg.Wait()
+	return f
+}
+
+// joined makes one of runs that touch, in place.
+func joined(runs []run) []run {
+	out := runs[:0]
+	for _, r := range runs {
+		if k := len(out); k > 0 && out[k-1].off+out[k-1].len == r.off {
+			out[k-1].len += r.len
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 func (f *freeMap) bytes() int64 { return f.byAddr.bytes }

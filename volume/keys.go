@@ -65,13 +65,12 @@ func after(prefix byte, parts ...uint64) []byte {
 	return key(prefix, parts...)
 }
 
-// numbers reads n numbers behind the prefix of k.
-func numbers(k []byte, n int) ([]uint64, bool) {
+// numbers reads the n numbers behind the prefix of k, at most four.
+func numbers(k []byte, n int) (out [4]uint64, ok bool) {
 	if len(k) != 1+8*n {
-		return nil, false
+		return out, false
 	}
-	out := make([]uint64, n)
-	for i := range out {
+	for i := range n {
 		out[i] = binary.BigEndian.Uint64(k[1+8*i:])
 	}
 	return out, true

@@ -48,7 +48,7 @@ func BenchmarkMillionExtents(b *testing.B) {
 			must(b, v.SyncStore(ctx))
 		})
 		b.ReportMetric(float64(heap()-before)/count, "clone-B/extent")
-		phase("open", func() { must(b, (&Volume{st: v.st, id: v.id}).buildSpace()) })
+		phase("open", func() { must(b, (&Volume{st: v.st, id: v.id}).derive()) })
 		phase("collapse", func() { must(b, twin.Collapse(extent.Range{Off: 0, End: extent.BlockSize})) })
 		phase("insert", func() { must(b, twin.Insert(extent.Range{Off: 0, End: extent.BlockSize})) })
 		phase("truncate", func() {

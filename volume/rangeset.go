@@ -1,15 +1,11 @@
 package volume
 
-import (
-	"holdfast/extent"
-
-	"github.com/tidwall/btree"
-)
+import "holdfast/extent"
 
 // rangeSet is a set of bytes, kept as disjoint ranges that do not touch. The zero
 // value is empty.
 type rangeSet struct {
-	m     btree.Map[int64, int64] // end → offset
+	m     tree[int64] // end → offset
 	bytes int64
 }
 

@@ -76,11 +76,8 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	if err := v.recover(ctx); err != nil {
 		return nil, fmt.Errorf("open volume: recover: %w", err)
 	}
-	if err := v.buildSpace(); err != nil {
-		return nil, fmt.Errorf("open volume: free space: %w", err)
-	}
-	if err := v.countFiles(); err != nil {
-		return nil, fmt.Errorf("open volume: count files: %w", err)
+	if err := v.derive(); err != nil {
+		return nil, fmt.Errorf("open volume: free space and files: %w", err)
 	}
 	return v, nil
 }
@@ -136,45 +133,7 @@ func (v *Volume) openCounters() error {
 	return nil
 }
 
-// buildSpace derives the free blocks from the owners: what nobody owns is free,
-// what has several owners is shared.
-func (v *Volume) buildSpace() error {
-	s := &v.space
-	s.busy, s.busyLen, s.refs = nil, 0, refTable{} // what recovery left there
-	s.free = newFreeMap()
-	s.ahead = make(map[*Inode]struct{})
-	s.total = v.id.size - dataStart
-	cover := coverage[int]{pos: dataStart, done: func(r extent.Range, n int) {
-		switch {
-		case n == 0:
-			s.free.give(run{r.Off, r.Len()})
-		case n > 1:
-			s.refs.m.put(r, refs{n, n})
-			s.refs.bytes += r.Len()
-		}
-	}}
-	lower := key(prefixOwner, uint64(extent.Device))
-	err := v.st.Scan(lower, after(prefixOwner, uint64(extent.Device)), func(k, b []byte) (bool, error) {
-		o, err := decodeOwner(k, b)
-		if err != nil {
-			return false, err
-		}
-		if o.addr.Off < dataStart || o.addr.Off+o.len > v.id.size {
-			return false, fmt.Errorf("inode %d owns [%d,+%d), outside of the volume: %w", o.ino, o.addr.Off, o.len, ErrCorrupt)
-		}
-		r := extent.Range{Off: o.addr.Off, End: o.addr.Off + o.len}
-		cover.add(r, func(_ extent.Range, n int) int { return n + 1 })
-		return true, nil
-	})
-	if err != nil {
-		return err
-	}
-	cover.finish(v.id.size)
-	return nil
-}
-
-// countFiles counts the inodes. Like free space, their number is never stored, so
-// that it cannot be stored wrongly.
+// countFiles counts the inodes.
 func (v *Volume) countFiles() error {
 	n := int64(0)
 	err := v.st.Scan([]byte{prefixInode}, after(prefixInode), func(_, _ []byte) (bool, error) {

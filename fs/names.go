@@ -51,6 +51,11 @@ func (i *inode) living() error {
 func (f *FS) entry(dir *inode, name string) (volume.Entry, *inode, error) {
 	dir.mu.RLock()
 	defer dir.mu.RUnlock()
+	return f.entryOf(dir, name)
+}
+
+// entryOf is entry with dir locked, shared suffices.
+func (f *FS) entryOf(dir *inode, name string) (volume.Entry, *inode, error) {
 	if err := dir.directory(); err != nil {
 		return volume.Entry{}, nil, err
 	}
@@ -62,9 +67,7 @@ func (f *FS) entry(dir *inode, name string) (volume.Entry, *inode, error) {
 	if err != nil {
 		return e, nil, err
 	}
-	if h := i.hint.Load(); h == nil || h.parent != dir || h.name != name {
-		i.hint.Store(&hint{parent: dir, name: name}) // under mu, so that a removal comes after it
-	}
+	i.metAs(dir, name)
 	return e, i, nil
 }
 

@@ -191,7 +191,7 @@ func TestTimes(t *testing.T) {
 // there all the time exactly once, whatever comes and goes meanwhile.
 func TestReadDirStable(t *testing.T) {
 	r := newRig(t)
-	const n = 3 * dirBatch
+	const n = 384 // some batches
 	for i := range n {
 		r.file(fmt.Sprintf("stays%d", i), nil)
 		r.file(fmt.Sprintf("goes%d", i), nil)
@@ -242,6 +242,57 @@ func TestReadDirReenters(t *testing.T) {
 		wantErr(t, second(r.Lookup(ctx, Caller{}, root, "a")), syscall.ENOENT, "lookup of what was renamed")
 		return false
 	}))
+}
+
+// TestWalkDirLooksUp: each entry that is looked up is counted once, no other, and
+// what was removed since the directory was read is not found.
+func TestWalkDirLooksUp(t *testing.T) {
+	r := newRig(t)
+	const n = 100
+	for i := range n {
+		r.file(fmt.Sprint("file", i), []byte("x"))
+	}
+	lookups := func(ino extent.Ino) uint64 {
+		if i := r.cached(ino); i != nil {
+			return i.lookups
+		}
+		return 0
+	}
+	before := map[extent.Ino]uint64{}
+	seen := 0
+	r.must(r.WalkDir(ctx, root, 0, true, func(e *Dirent) bool {
+		switch seen++; seen {
+		case 7:
+			r.must(r.Unlink(ctx, Caller{}, root, e.Name))
+			wantErr(t, second(e.Lookup()), syscall.ESTALE, "lookup of what was removed")
+		case 60:
+			return false // not looked up
+		default:
+			before[e.Ino] = lookups(e.Ino)
+			a, err := e.Lookup()
+			r.must(err)
+			if a.Ino != e.Ino || a.Size != 1 {
+				t.Errorf("%s: %+v", e.Name, a)
+			}
+		}
+		return true
+	}))
+	if len(before) != 58 {
+		t.Fatalf("%d entries were looked up, want 58", len(before))
+	}
+	for ino, was := range before {
+		if got := lookups(ino); got != was+1 {
+			t.Errorf("inode %d: %d lookups, want %d", ino, got, was+1)
+		}
+		r.Forget(ino, 1)
+	}
+	for k := range r.shards {
+		for ino, i := range r.shards[k].inodes {
+			if i.refs > 1 || i.refs > 0 && ino != root {
+				t.Errorf("inode %d has %d references left", ino, i.refs)
+			}
+		}
+	}
 }
 
 func TestPath(t *testing.T) {

@@ -15,6 +15,13 @@ type hint struct {
 	deleted bool // it was the last name
 }
 
+// metAs notes a name of i. The directory is locked, so that a removal comes after it.
+func (i *inode) metAs(dir *inode, name string) {
+	if h := i.hint.Load(); h == nil || h.parent != dir || h.name != name {
+		i.hint.Store(&hint{parent: dir, name: name})
+	}
+}
+
 // nameGone notes that i, which is locked, lost its name in d. Another that it may have is not known.
 func (i *inode) nameGone(d *inode, name string) {
 	h := i.hint.Load()

@@ -28,12 +28,15 @@ func (f *FS) remove(dir extent.Ino, name string, isDir bool) error {
 	}
 	return f.withInode(dir, func(d *inode) error {
 		for {
-			e, i, err := f.entry(d, name)
+			e, i, unlock, err := f.lockEntry(d, name)
 			if err != nil {
 				return err
 			}
-			unlock := lockAll(d, i)
-			same, err := f.unchanged(d, name, e)
+			same := unlock != nil
+			if !same { // the file comes before the directory in the order of locks
+				unlock = lockAll(d, i)
+				same, err = f.unchanged(d, name, e)
+			}
 			if err == nil && same {
 				err = f.removeEntry(d, name, e, i, isDir)
 			}
@@ -44,6 +47,18 @@ func (f *FS) remove(dir extent.Ino, name string, isDir bool) error {
 			}
 		}
 	})
+}
+
+// lockEntry looks name up in d, and locks both d and its inode, which the caller puts.
+// If they have to be locked the other way round, none is, and unlock is nil.
+func (f *FS) lockEntry(d *inode, name string) (e volume.Entry, i *inode, unlock func(), err error) {
+	d.lock()
+	if e, i, err = f.entryOf(d, name); err == nil && d.ino < i.ino {
+		i.lock()
+		return e, i, func() { i.mu.Unlock(); d.mu.Unlock() }, nil
+	}
+	d.mu.Unlock()
+	return e, i, nil, err
 }
 
 // unchanged reports whether name in d still leads to e, now that d is locked. The

@@ -5,7 +5,7 @@ import (
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 
-	"holdfast/extent"
+	"holdfast/fs"
 )
 
 func (r *rawFS) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, _ *gofuse.OpenOut) gofuse.Status {
@@ -19,24 +19,22 @@ func (r *rawFS) FsyncDir(cancel <-chan struct{}, in *gofuse.FsyncIn) gofuse.Stat
 }
 
 func (r *rawFS) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
-	return r.readDir(cancel, in, func(e gofuse.DirEntry) bool { return out.AddDirEntry(e) })
+	return r.readDir(cancel, in, false, func(e gofuse.DirEntry, _ *fs.Dirent) bool { return out.AddDirEntry(e) })
 }
 
 // ReadDirPlus is READDIR that looks each name up as well.
 func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
-	ctx, caller := requestContext(cancel), r.caller(&in.InHeader)
-	return r.readDir(cancel, in, func(e gofuse.DirEntry) bool {
+	return r.readDir(cancel, in, true, func(e gofuse.DirEntry, of *fs.Dirent) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false
 		}
-		if e.Off <= cookieBase {
+		if of == nil {
 			return true // the kernel does not look "." and ".." up
 		}
-		a, err := r.fs.Lookup(ctx, caller, inode(in.NodeId), e.Name)
+		a, err := of.Lookup()
 		if err != nil {
-			// Removed meanwhile: node 0 tells the kernel the name and no more.
-			return true
+			return true // node 0 tells the kernel the name and no more
 		}
 		fillEntry(&a, entry)
 		out.FixMode(a.Mode)
@@ -44,10 +42,10 @@ func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofu
 	})
 }
 
-// readDir calls add for "." and "..", and for each entry after the position
-// that the kernel asks for, until add has no room. A position is the cookie of
-// the last entry seen, so it stays right when the directory changes.
-func (r *rawFS) readDir(cancel <-chan struct{}, in *gofuse.ReadIn, add func(gofuse.DirEntry) bool) gofuse.Status {
+// readDir calls add for "." and "..", which have no Dirent, and for each entry after
+// the position that the kernel asks for, until add has no room. A position is the
+// cookie of the last entry seen, so it stays right when the directory changes.
+func (r *rawFS) readDir(cancel <-chan struct{}, in *gofuse.ReadIn, plus bool, add func(gofuse.DirEntry, *fs.Dirent) bool) gofuse.Status {
 	ctx, caller, dir := requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)
 	pos := in.Offset
 	if pos < cookieBase {
@@ -60,15 +58,15 @@ func (r *rawFS) readDir(cancel <-chan struct{}, in *gofuse.ReadIn, add func(gofu
 			{Name: "..", Ino: uint64(a.Parent), Mode: syscall.S_IFDIR, Off: cookieDotDot},
 		}
 		for _, e := range dots[pos:] {
-			if !add(e) {
+			if !add(e, nil) {
 				return gofuse.OK
 			}
 		}
 		pos = cookieBase
 	}
 	added := false
-	err := r.fs.ReadDir(ctx, caller, dir, pos-cookieBase, func(name string, ino extent.Ino, typ uint32, cookie uint64) bool {
-		ok := add(gofuse.DirEntry{Name: name, Ino: uint64(ino), Mode: typ, Off: cookie + cookieBase})
+	err := r.fs.WalkDir(ctx, dir, pos-cookieBase, plus, func(e *fs.Dirent) bool {
+		ok := add(gofuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Type, Off: e.Cookie + cookieBase}, e)
 		added = added || ok
 		return ok
 	})

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"holdfast/fs"
 )
 
 // TestReadDirInterrupted: entries that were looked up for the kernel reach it though the
@@ -21,7 +23,7 @@ func TestReadDirInterrupted(t *testing.T) {
 	}
 	cancel := make(chan struct{})
 	n := 0
-	st := r.readDir(cancel, &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: 1}}, func(e gofuse.DirEntry) bool {
+	st := r.readDir(cancel, &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: 1}}, true, func(e gofuse.DirEntry, _ *fs.Dirent) bool {
 		if n++; n == 10 {
 			close(cancel)
 		}
@@ -30,7 +32,7 @@ func TestReadDirInterrupted(t *testing.T) {
 	if !st.Ok() || n < 10 {
 		t.Errorf("%v after %d entries, want OK", st, n)
 	}
-	st = r.readDir(cancel, &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: 1}, Offset: 1 << 40}, nil)
+	st = r.readDir(cancel, &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: 1}, Offset: 1 << 40}, false, nil)
 	if st != gofuse.EINTR {
 		t.Errorf("%v with nothing to tell, want EINTR", st)
 	}

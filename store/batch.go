@@ -1,5 +1,11 @@
 package store
 
+import "bytes"
+
+// indexFrom is how many changes a batch has when it begins to keep an index of them.
+// Most have fewer, among which a look at each key is quicker.
+const indexFrom = 12
+
 // Batch is a set of changes that are applied together or not at all.
 type Batch struct {
 	// Term is the writer's. See Store.Fence.
@@ -7,7 +13,7 @@ type Batch struct {
 
 	compares []op
 	ops      []op
-	index    map[string]int
+	index    map[string]int // of ops, once there are indexFrom
 	bytes    int
 }
 
@@ -38,16 +44,37 @@ func (b *Batch) Delete(key []byte) { b.set(op{key, nil, false}) }
 
 func (b *Batch) set(o op) {
 	b.bytes += len(o.key) + len(o.value)
-	if i, ok := b.index[string(o.key)]; ok {
+	if i, ok := b.find(o.key); ok {
 		b.bytes -= len(b.ops[i].key) + len(b.ops[i].value)
 		b.ops[i] = o
 		return
 	}
-	if b.index == nil {
-		b.index = make(map[string]int)
-	}
-	b.index[string(o.key)] = len(b.ops)
 	b.ops = append(b.ops, o)
+	switch n := len(b.ops); {
+	case n == indexFrom:
+		if b.index == nil {
+			b.index = make(map[string]int)
+		}
+		for i, o := range b.ops {
+			b.index[string(o.key)] = i
+		}
+	case n > indexFrom:
+		b.index[string(o.key)] = n - 1
+	}
+}
+
+// find returns where in ops key is.
+func (b *Batch) find(key []byte) (int, bool) {
+	if len(b.ops) >= indexFrom {
+		i, ok := b.index[string(key)]
+		return i, ok
+	}
+	for i := range b.ops {
+		if bytes.Equal(b.ops[i].key, key) {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 // Ops is the number of compares, puts and deletes, to hold against MaxOps.

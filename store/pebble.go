@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/group"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -195,7 +196,7 @@ func (s *Pebble) openDB(dir string, opts *pebble.Options) error {
 }
 
 func (s *Pebble) options(o Options, readOnly bool) *pebble.Options {
-	return &pebble.Options{
+	opts := &pebble.Options{
 		FS:                 &guardFS{FS: o.fs(), s: s},
 		Lock:               s.lock,
 		ReadOnly:           readOnly,
@@ -220,6 +221,11 @@ func (s *Pebble) options(o Options, readOnly bool) *pebble.Options {
 			},
 		},
 	}
+	for i := range opts.Levels {
+		// A name that is not there, as that of each new file, is not looked for on disk.
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return opts
 }
 
 // Get implements Reader.

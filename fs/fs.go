@@ -63,6 +63,7 @@ type FS struct {
 
 	renameMu sync.Mutex
 	shards   [shardCount]shard
+	known    atomic.Int64 // inodes in the shards
 
 	dirtyMu sync.Mutex
 	dirty   map[*inode]struct{} // guarded by dirtyMu

@@ -69,6 +69,7 @@ func (f *FS) get(ino extent.Ino) (*inode, error) {
 	if i == nil {
 		i = &inode{ino: ino}
 		s.inodes[ino] = i
+		f.known.Add(1)
 	} else if i.dying {
 		s.mu.Unlock()
 		return nil, errGone(ino)
@@ -102,6 +103,7 @@ func (f *FS) adopt(n *volume.Inode) *inode {
 	s := f.shard(n.Ino)
 	s.mu.Lock()
 	s.inodes[n.Ino] = i
+	f.known.Add(1)
 	s.mu.Unlock()
 	return i
 }
@@ -153,7 +155,34 @@ func (f *FS) drop(i *inode, refs int, lookups uint64) {
 	}
 	if s.inodes[i.ino] == i {
 		delete(s.inodes, i.ino)
+		f.known.Add(-1)
 	}
+}
+
+// Known returns how many files there are in memory: those that the kernel knows, that
+// are in use, or that wait to be flushed.
+func (f *FS) Known() int64 { return f.known.Load() }
+
+// Idle returns the numbers of up to n files that nobody uses, and that are in memory
+// because the kernel knows them.
+func (f *FS) Idle(n int) []uint64 {
+	var out []uint64
+	for k := range f.shards {
+		s := &f.shards[k]
+		s.mu.Lock()
+		left := (n - len(out) + shardCount - 1 - k) / (shardCount - k) // about as many of each
+		for _, i := range s.inodes {
+			if left == 0 {
+				break
+			}
+			if i.refs == 0 && i.lookups > 0 && !i.dying {
+				out = append(out, uint64(i.ino))
+				left--
+			}
+		}
+		s.mu.Unlock()
+	}
+	return out
 }
 
 // delete frees all that an unlinked file has. If that fails, the next start of

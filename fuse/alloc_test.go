@@ -120,7 +120,7 @@ func newRawOn(t *testing.T, d *disk) (*rawFS, uint64) {
 	t.Cleanup(arb.Close)
 	fsys, err := fs.New(vol, arb, fs.Options{Log: log})
 	must(err)
-	r := &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: log}
+	r := &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: log, prune: newPruner(fsys, 0)}
 	var out gofuse.CreateOut
 	if st := r.Create(nil, &gofuse.CreateIn{InHeader: gofuse.InHeader{NodeId: 1}, Mode: 0o100644}, "file", &out); !st.Ok() {
 		t.Fatal(st)

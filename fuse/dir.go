@@ -37,6 +37,7 @@ func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofu
 			return true // node 0 tells the kernel the name and no more
 		}
 		fillEntry(&a, entry)
+		r.prune.met()
 		out.FixMode(a.Mode)
 		return true
 	})

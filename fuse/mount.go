@@ -37,6 +37,9 @@ type Options struct {
 	Direct bool
 	// AllowOther lets other users than the one who mounted use the mount.
 	AllowOther bool
+	// MaxFiles is how many files the kernel may know before it is asked to forget
+	// some; 0 means 1,048,576.
+	MaxFiles int
 	// Log must not be nil.
 	Log *slog.Logger
 }
@@ -60,6 +63,7 @@ type Mount struct {
 	raw    *gated
 	server *gofuse.Server
 	inval  *invalidator
+	prune  *pruner
 	done   chan struct{} // closed when the kernel has let go of the mount
 }
 
@@ -75,8 +79,8 @@ func New(ctx context.Context, fsys *fs.FS, opts Options) (*Mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mount{opts: opts, path: path, done: make(chan struct{}), inval: newInvalidator()}
-	m.raw = &gated{rawFS: &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: opts.Log, socket: []byte(opts.Socket)}}
+	m := &Mount{opts: opts, path: path, done: make(chan struct{}), inval: newInvalidator(), prune: newPruner(fsys, int64(opts.MaxFiles))}
+	m.raw = &gated{rawFS: &rawFS{RawFileSystem: gofuse.NewDefaultRawFileSystem(), fs: fsys, log: opts.Log, socket: []byte(opts.Socket), prune: m.prune}}
 	m.server, err = gofuse.NewServer(m.raw, path, m.mountOptions())
 	if err != nil {
 		return nil, mountError(path, err)
@@ -96,6 +100,7 @@ func New(ctx context.Context, fsys *fs.FS, opts Options) (*Mount, error) {
 	}
 	m.dev = at.Dev
 	m.inval.start(m.server)
+	m.prune.start(m.server.PruneNotify)
 	fsys.OnInvalidate(m.inval.invalidate)
 	fsys.OnDrop(m.inval.drop)
 	return m, nil
@@ -128,7 +133,7 @@ func (m *Mount) mountOptions() *gofuse.MountOptions {
 			m.opts.Log.Error("a request failed in the server: please report this", "panic", v, "stack", stack())
 			return gofuse.EIO
 		},
-		ExtraCapabilities: gofuse.CAP_DIRECT_IO_ALLOW_MMAP | gofuse.CAP_READDIRPLUS_AUTO |
+		ExtraCapabilities: gofuse.CAP_DIRECT_IO_ALLOW_MMAP |
 			// Without it the kernel asks for security.capability before each write.
 			gofuse.CAP_HANDLE_KILLPRIV_V2 |
 			// The umask counts only where no default ACL does.

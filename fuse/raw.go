@@ -19,6 +19,7 @@ type rawFS struct {
 	fs     *fs.FS
 	log    *slog.Logger
 	socket []byte
+	prune  *pruner
 
 	pages   atomic.Uint64 // writes of pages of memory mappings so far
 	writing atomic.Int64  // those under way
@@ -44,6 +45,7 @@ func (r *rawFS) entry(a fs.Attr, err error, out *gofuse.EntryOut) gofuse.Status 
 		return errno(r.log, err)
 	}
 	fillEntry(&a, out)
+	r.prune.met()
 	return gofuse.OK
 }
 

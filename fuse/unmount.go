@@ -44,6 +44,7 @@ func (m *Mount) Unmount(ctx context.Context) error {
 	}
 	if err == nil && m.inval.server != nil {
 		m.inval.close()
+		m.prune.close()
 		m.inval.server = nil
 	}
 	return err

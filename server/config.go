@@ -26,6 +26,9 @@ type Config struct {
 	// Device is the file or block device with the volume's blocks.
 	// Empty: Dir/device.
 	Device string
+	// MaxFiles is how many files the kernel may know before it is asked to forget
+	// some; zero: a million.
+	MaxFiles int
 	// Size is the size of a new device file. Zero: DefaultSize. A block device is
 	// used whole. It does not change a volume that exists.
 	Size int64

@@ -97,7 +97,7 @@ func (c *Config) mountOptions(log *slog.Logger) fuse.Options {
 	root := os.Geteuid() == 0
 	return fuse.Options{
 		Path: c.Mount, Own: c.Mount == c.ownMount(), Over: c.MountOver, Source: c.Dir, Socket: c.Socket,
-		Direct: root, AllowOther: root, Log: log,
+		Direct: root, AllowOther: root, MaxFiles: c.MaxFiles, Log: log,
 	}
 }
 

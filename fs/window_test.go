@@ -221,7 +221,7 @@ func TestCommit(t *testing.T) {
 	v := h.mmap(l, ino, rng(0, 4*block), true)
 	defer v.close()
 	var invalid []extent.Ino
-	r.OnInvalidate(func(ino extent.Ino) { invalid = append(invalid, ino) })
+	r.OnDrop(func(ino extent.Ino) { invalid = append(invalid, ino) })
 	copy(v.at(0), "committed")
 	copy(v.at(block), "not yet")
 	before := r.attr(ino)

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -207,7 +207,9 @@ func (r *run) smallFiles(files int) {
 func BenchmarkTree(b *testing.B) {
 	tree := os.Getenv("HOLDFAST_BENCH_TREE")
 	if tree == "" {
-		tree = filepath.Join(runtime.GOROOT(), "src", "cmd")
+		root, err := exec.Command("go", "env", "GOROOT").Output()
+		must(b, err)
+		tree = filepath.Join(strings.TrimSpace(string(root)), "src", "cmd")
 	}
 	archive, files := treeArchive(b, tree)
 	newContest(b, "cached", "direct").rounds(func(r *run) {

@@ -78,7 +78,8 @@ type SetAttr struct {
 }
 
 // SetAttr alters attributes, all or none of them. A new size is a change: it may
-// have to wait, and be refused.
+// have to wait, and be refused. What nobody can open to sync, as a symbolic link, has
+// its attributes recorded with the names, so that the sync of any directory has both.
 func (f *FS) SetAttr(ctx context.Context, c Caller, ino extent.Ino, s SetAttr) (Attr, error) {
 	i, err := f.get(ino)
 	if err != nil {
@@ -90,7 +91,17 @@ func (f *FS) SetAttr(ctx context.Context, c Caller, ino extent.Ino, s SetAttr) (
 	}
 	i.lock()
 	defer i.mu.Unlock()
-	return f.apply(i, s, false)
+	if i.n.Attr.IsRegular() || i.n.Attr.IsDir() {
+		return f.apply(i, s, false)
+	}
+	t := f.begin(i)
+	if _, err := f.apply(i, s, false); err != nil {
+		return Attr{}, err
+	}
+	if err := t.commit(); err != nil {
+		return Attr{}, err
+	}
+	return i.snapshot()
 }
 
 // apply alters all attributes but the size. It needs mu exclusive. resized says that the size was set,

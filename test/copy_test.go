@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCopiers: rsync and tar bring in what a tree can have, and take it out again as it was.
+// TestCopiers: rsync, tar and `holdfast snapshot` bring in what a tree can have, and take it out again as it was.
 func TestCopiers(t *testing.T) {
 	t.Parallel()
 	for _, p := range []string{"rsync", "setfacl", "getfattr"} {
@@ -49,6 +49,25 @@ func TestCopiers(t *testing.T) {
 	v.check(t)
 	v.start(t)
 	t.Run("after a remount", func(t *testing.T) { wantFacts(t, treeFacts(t, from), treeFacts(t, v.path("tar"))) })
+	t.Run("snapshot", func(t *testing.T) {
+		want := treeFacts(t, from)
+		must(t, os.Mkdir(v.path("heir"), 0o755))
+		mustRun(t, "setfacl", "-m", "d:u:77:rwx,d:m:rwx", v.path("heir")) // and not to clones
+		mustRun(t, v.bin, "snapshot", from, v.path("heir", "snapshot"))
+		mustRun(t, v.bin, "clone", v.path("from", "plain"), v.path("heir", "clone"))
+		for _, show := range [][]string{{"getfacl", "-pcn"}, {"getfattr", "--only-values", "-dm", "user|trusted"}, {"stat", "-c", "%a %u:%g %s %y"}} {
+			of := func(path string) string { return mustRun(t, show[0], append(show[1:], path)...) }
+			if got, want := of(v.path("heir", "clone")), of(v.path("from", "plain")); got != want {
+				t.Errorf("%s of a clone: %s, want %s", show[0], got, want)
+			}
+		}
+		both := treeFacts(t, v.path("heir"))
+		v.kill() // what is there is durable
+		v.check(t)
+		v.start(t)
+		wantFacts(t, both, treeFacts(t, v.path("heir")))
+		wantFacts(t, want, treeFacts(t, v.path("heir", "snapshot")))
+	})
 }
 
 // richTree makes a tree with all that a copy can lose.

@@ -120,9 +120,10 @@ func (l *left) verifyFile(f *fileModel, n *volume.Inode, cut int) error {
 	if k, err := n.ReadAt(got, 0); err != nil || k != len(got) {
 		return fmt.Errorf("file %d: read %d of %d bytes: %w", f.id, k, len(got), errors.Join(err, ErrLost))
 	}
-	blocks := int64(0)
+	blocks, all := int64(0), int64(0)
 	err := n.HomeExtents(extent.Range{Off: 0, End: extent.Inf}, func(e extent.Extent) bool {
 		blocks = e.Off + e.Len
+		all += e.Len
 		for off := int64(0); off < e.Len; off += extent.BlockSize {
 			l.used[e.Addr.Off+off]++
 		}
@@ -130,6 +131,9 @@ func (l *left) verifyFile(f *fileModel, n *volume.Inode, cut int) error {
 	})
 	if err != nil {
 		return err
+	}
+	if a, err := n.Allocated(); a != all || err != nil {
+		return fmt.Errorf("file %d: %d bytes are allocated, %d in extents: %w", f.id, a, all, errors.Join(err, ErrLeaked))
 	}
 	return f.verify(got, blocks, cut)
 }

@@ -14,11 +14,18 @@ func TestCrash(t *testing.T) {
 		seeds = 1
 	}
 	for _, wl := range crashtest.Workloads() {
-		t.Run(wl.Name, func(t *testing.T) {
-			t.Parallel()
-			crashtest.Run(t, wl, crashtest.Options{}, func(r *crashtest.Recording) (int, error) { return r.Exhaust(seeds) })
-		})
+		for name, o := range variants() {
+			t.Run(wl.Name+name, func(t *testing.T) {
+				t.Parallel()
+				crashtest.Run(t, wl, o, func(r *crashtest.Recording) (int, error) { return r.Exhaust(seeds) })
+			})
+		}
 	}
+}
+
+// variants are the kinds of volumes that the power fails on.
+func variants() map[string]crashtest.Options {
+	return map[string]crashtest.Options{"": {}, "-checksums": {DataChecksums: true}}
 }
 
 // TestCrashRandom lets the power fail at some positions of long random workloads.
@@ -32,6 +39,11 @@ func TestCrashRandom(t *testing.T) {
 		t.Run(wl.Name, func(t *testing.T) {
 			t.Parallel()
 			crashtest.Run(t, wl, crashtest.Options{}, func(r *crashtest.Recording) (int, error) { return r.Sample(seed, crashes) })
+		})
+		t.Run(wl.Name+"-checksums", func(t *testing.T) {
+			t.Parallel()
+			o := crashtest.Options{DataChecksums: true}
+			crashtest.Run(t, wl, o, func(r *crashtest.Recording) (int, error) { return r.Sample(seed, crashes) })
 		})
 	}
 }
@@ -56,9 +68,11 @@ func TestCrashRepeats(t *testing.T) {
 	for _, wl := range append(crashtest.Workloads(), crashtest.Random(1, 100)) {
 		t.Run(wl.Name, func(t *testing.T) {
 			t.Parallel()
-			a, b := crashtest.Record(t, wl, crashtest.Options{}), crashtest.Record(t, wl, crashtest.Options{})
-			if !slices.Equal(a.Disk.Shape()[:a.Last], b.Disk.Shape()[:b.Last]) {
-				t.Error("two recordings differ")
+			for name, o := range variants() {
+				a, b := crashtest.Record(t, wl, o), crashtest.Record(t, wl, o)
+				if !slices.Equal(a.Disk.Shape()[:a.Last], b.Disk.Shape()[:b.Last]) {
+					t.Errorf("two recordings%s differ", name)
+				}
 			}
 		})
 	}

@@ -30,6 +30,7 @@ const (
 	BadCounter    ProblemKind = "counter"    // a number in use that would be given out again
 	BadIntent     ProblemKind = "intent"     // unfinished work on a file that is not there
 	BadXattr      ProblemKind = "xattr"      // extended attributes of no file, or not as many as it says
+	BadSum        ProblemKind = "checksum"   // checksums of what has none
 )
 
 // Problem is one finding of Check.
@@ -56,6 +57,7 @@ type Summary struct {
 	Entries     int   `json:"entries"`
 	Extents     int   `json:"extents"`
 	Xattrs      int   `json:"xattrs"`
+	Sums        int   `json:"checksums"`  // records of them
 	Orphans     int   `json:"orphans"`    // files without a name that the next open deletes
 	Unfinished  int   `json:"unfinished"` // operations that the next open finishes
 	Total       int64 `json:"total"`      // bytes for files
@@ -88,7 +90,7 @@ func Check(ctx context.Context, dev device.Device, st store.Reader, report func(
 		return c.sum, fmt.Errorf("check: %w", err)
 	}
 	for _, pass := range []func() error{
-		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readOwners, c.strangers,
+		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readOwners, c.readSums, c.strangers,
 		c.links, c.loops, c.counters,
 	} {
 		if err := pass(); err != nil {
@@ -105,6 +107,7 @@ type checker struct {
 	report func(Problem)
 	sum    Summary
 	size   int64 // of the volume
+	summed bool  // its data have checksums
 
 	inodes            map[extent.Ino]*checkedInode
 	maxIno, maxCookie uint64
@@ -137,6 +140,7 @@ func (c *checker) superblocks(dev device.Device) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	c.size = s.size
+	c.summed = s.features&featureSums != 0
 	c.sum.Total = s.size - dataStart
 	if _, _, err := verify(dev, c.st.Reader); err != nil {
 		c.problem(BadSuperblock, 0, "%v", err)

@@ -105,11 +105,27 @@ func (c *checker) used(cover *coverage[use], o owner, plain bool) {
 	})
 }
 
+// readSums looks at the records of checksums. Which blocks have one says nothing: those
+// of freed blocks stay.
+func (c *checker) readSums() error {
+	return c.scan(prefixSums, func(k, v []byte) error {
+		n, _, err := decodeSums(k, v)
+		if err != nil {
+			return err
+		}
+		c.sum.Sums++
+		if !c.summed || n*sumSpan >= c.size {
+			c.problem(BadSum, 0, "checksums of blocks at %d, where there are none", n*sumSpan)
+		}
+		return nil
+	})
+}
+
 // strangers reports keys that no release of this format writes.
 func (c *checker) strangers() error {
 	known := []byte{
 		prefixSuper, prefixCounter, prefixInode, prefixEntry, prefixCookie,
-		prefixExtent, prefixOwner, prefixOrphan, prefixIntent, prefixXattr,
+		prefixExtent, prefixOwner, prefixOrphan, prefixIntent, prefixXattr, prefixSums,
 	}
 	slices.Sort(known)
 	lower := []byte{1} // what begins with zero is the store's own

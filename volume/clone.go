@@ -111,11 +111,21 @@ func (c *clone) copyReached() error {
 	for _, p := range parts {
 		if err := c.v.copyBlocks(p.to, p.home, p.len); err != nil {
 			c.v.space.give(forkedRuns(parts))
-			return err
+			return c.src.locate(err, p.mapping)
 		}
 		c.copies.insert(mapping{off: p.off, len: p.len, home: p.to, state: extent.Written, stored: true})
 	}
-	return c.v.flush()
+	if err := c.v.flush(); err != nil || c.v.sums == nil {
+		return err
+	}
+	var blocks []extent.Range
+	for _, p := range parts {
+		blocks = append(blocks, extent.Range{Off: p.to, End: p.to + p.len})
+	}
+	if err := c.v.sums.record(blocks); err != nil {
+		return c.v.fail(err)
+	}
+	return nil
 }
 
 // record brings it into the store. First the extents of src are marked as shared,

@@ -54,6 +54,11 @@ func (v *Volume) SyncAll(ctx context.Context, each func(func(n *Inode, mu *sync.
 			return err
 		}
 	}
+	if v.sums != nil {
+		if err := v.sums.recordAll(); err != nil {
+			return v.fail(err)
+		}
+	}
 	return v.SyncStore(ctx)
 }
 
@@ -164,6 +169,11 @@ func (n *Inode) recordPending() error {
 	for _, r := range todo.list() {
 		n.m.update(r, func(e *mapping) { e.stored, e.stale = true, false })
 	}
+	if n.v.sums != nil {
+		if err := n.recordSums(&todo); err != nil {
+			return err
+		}
+	}
 	w := recorder{n: n, b: n.v.batch()}
 	for _, r := range n.widen(&todo) {
 		if err := w.replace(r); err != nil {
@@ -178,6 +188,7 @@ func (n *Inode) recordPending() error {
 		return err
 	}
 	n.stored = attr
+	n.recorded = n.v.applied.Load()
 	return nil
 }
 

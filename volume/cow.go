@@ -62,7 +62,7 @@ func (n *Inode) Unshare(r extent.Range) error {
 	if _, err := n.mutable(); err != nil {
 		return err
 	}
-	if err := n.fork(r.RoundOut(), extent.Range{}); err != nil {
+	if err := n.fork(n.sharedParts(r.RoundOut()), extent.Range{}, false); err != nil {
 		return fmt.Errorf("inode %d: unshare %v: %w", n.Ino, r, err)
 	}
 	return nil
@@ -74,27 +74,27 @@ type forked struct {
 	to int64
 }
 
-// fork gives the file blocks of its own, with the same content, for what is shared
-// in r, which is whole blocks. Of fresh, whole blocks that are about to be written,
-// only what windows cover is copied, and the rest becomes unwritten. On ENOSPC
-// nothing has changed.
+// fork gives the file other blocks, which are its own, with the same content for before,
+// whole blocks that must not be altered. Of fresh, whole blocks that are about to be written,
+// only what windows cover is copied, and the rest becomes unwritten; if home is set, it is
+// written to the device, and nothing of it is copied. On ENOSPC nothing has changed.
 //
 // The store keeps the old blocks until the next commit gives them up, so that a
 // crash finds them with the old content.
-func (n *Inode) fork(r, fresh extent.Range) error {
-	parts, err := n.allocateForks(n.sharedParts(r), fresh)
+func (n *Inode) fork(before []mapping, fresh extent.Range, home bool) error {
+	parts, err := n.allocateForks(before, fresh)
 	if err != nil || len(parts) == 0 {
 		return err
 	}
 	for k := range parts {
 		p := &parts[k]
-		if p.state != extent.Written || p.win.Seg == 0 && fresh.Contains(p.rng()) {
+		if p.state != extent.Written || (home || p.win.Seg == 0) && fresh.Contains(p.rng()) {
 			p.state = extent.Unwritten
 			continue
 		}
 		if err := n.v.copyBlocks(p.to, p.home, p.len); err != nil {
 			n.v.space.give(forkedRuns(parts))
-			return err
+			return n.locate(err, p.mapping)
 		}
 		n.wrote()
 	}
@@ -158,14 +158,24 @@ func (v *Volume) copyBlocks(to, from, n int64) error {
 	defer bounce.Put(b)
 	for n > 0 {
 		p := b[:min(n, int64(len(b)))]
-		if _, err := v.dev.ReadAt(p, from); err != nil {
-			return err
-		}
-		if err := v.write(p, to); err != nil {
+		if err := v.copyPiece(p, to, from); err != nil {
 			return err
 		}
 		k := int64(len(p))
 		to, from, n = to+k, from+k, n-k
 	}
 	return nil
+}
+
+func (v *Volume) copyPiece(p []byte, to, from int64) error {
+	if v.sums != nil {
+		if err := v.sums.read(p, from); err != nil {
+			return err
+		}
+		return v.sums.writeBlocks(p, to)
+	}
+	if _, err := v.dev.ReadAt(p, from); err != nil {
+		return err
+	}
+	return v.write(p, to)
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+
+	"holdfast/extent"
 )
 
 // Why a device or a store is refused. Nothing was altered.
@@ -23,6 +25,8 @@ var (
 	// ErrGeneration says that store and device are of one volume but of different
 	// times: one of them is an old copy.
 	ErrGeneration = errors.New("metadata store and device are of different generations")
+	// ErrNoSums says that the volume was made without checksums of data.
+	ErrNoSums = errors.New("volume was made without checksums of data, and cannot get them")
 	// ErrTooSmall says that a device is too small for a volume.
 	ErrTooSmall = errors.New("device is too small for a volume")
 )
@@ -31,6 +35,8 @@ var (
 var (
 	// ErrCorrupt says that a record makes no sense. holdfast check tells more.
 	ErrCorrupt = fmt.Errorf("volume metadata is damaged: %w", syscall.EUCLEAN)
+	// ErrSum says that what the device holds is not what was written to it.
+	ErrSum = fmt.Errorf("data does not match its checksum: %w", syscall.EIO)
 	// ErrReadOnly says that the volume stopped writing after an I/O error.
 	ErrReadOnly = fmt.Errorf("volume is read-only after an I/O error: %w", syscall.EROFS)
 	// ErrUnmapped says that a range has blocks missing or unwritten.
@@ -42,3 +48,17 @@ var (
 	// ErrDeleted says that the inode's blocks are gone.
 	ErrDeleted = fmt.Errorf("inode was deleted: %w", syscall.ESTALE)
 )
+
+// SumError is ErrSum for a block of a file.
+type SumError struct {
+	Ino  extent.Ino
+	Off  int64 // in the file
+	addr int64
+}
+
+func (e *SumError) Error() string {
+	return fmt.Sprintf("inode %d: block at %d: %v", e.Ino, e.Off, ErrSum)
+}
+
+// Unwrap returns ErrSum.
+func (e *SumError) Unwrap() error { return ErrSum }

@@ -46,6 +46,9 @@ func (e mapping) readable() bool { return e.win.Seg != 0 || e.state == extent.Wr
 // to a window comes home some day, so that home counts as well.
 func (e mapping) overwritable() bool { return e.readable() && !e.shared }
 
+// windowed reports whether the bytes are in a window.
+func (e mapping) windowed() bool { return e.win.Seg != 0 }
+
 // extent is the mapping as the outside sees it: the window is the address, and
 // its content counts as written.
 func (e mapping) extent() extent.Extent {

@@ -82,12 +82,17 @@ func must(t fataler, err error) {
 
 func newRig(t testing.TB, size int64) *rig {
 	t.Helper()
+	return newRigWith(t, size, Options{})
+}
+
+func newRigWith(t testing.TB, size int64, o Options) *rig {
+	t.Helper()
 	r := &rig{t: t}
 	r.insert(sim.New(size, dataStart))
 	st, err := store.Create("meta", r.options(nil))
 	must(t, err)
 	r.st = st
-	must(t, Create(r.dev, st, Options{}))
+	must(t, Create(r.dev, st, o))
 	r.open()
 	t.Cleanup(func() { r.st.Close() })
 	return r

@@ -36,6 +36,8 @@ type Inode struct {
 	// unflushed: the device was written to since the last commit began.
 	unflushed atomic.Bool
 
+	recorded uint64 // the last batch that wrote extents
+
 	commitMu   sync.Mutex    // held by the commit of this inode, from snapshot to the end
 	started    atomic.Uint64 // commits begun
 	done       uint64        // the last that succeeded; guarded by commitMu
@@ -160,7 +162,10 @@ func (n *Inode) zeroTail() error {
 	if isZero(b) {
 		return nil
 	}
-	return n.zero(tail)
+	if err := n.zero(tail); !errors.Is(err, ErrSum) {
+		return err
+	}
+	return nil // nobody can read the block, nor write to a part of it
 }
 
 // Dirty reports whether Sync would have something to do for n. It needs n shared.
@@ -208,7 +213,15 @@ func (n *Inode) Plan(r extent.Range) (written bool) {
 		return false
 	}
 	m, err := n.extents()
-	return err == nil && m.covered(r, mapping.overwritable)
+	return err == nil && m.covered(r, n.v.overwritable())
+}
+
+// overwritable says what bytes can be replaced where they are, beside others who do.
+func (v *Volume) overwritable() func(mapping) bool {
+	if v.sums != nil {
+		return mapping.windowed // what is on the device gets other blocks, as what is shared
+	}
+	return mapping.overwritable
 }
 
 // ReadAt reads up to the end of file; less than len(p) means that it was met.
@@ -237,7 +250,7 @@ func (n *Inode) ReadAt(p []byte, off int64) (int, error) {
 			pos = e.off
 		}
 		stop := min(e.end(), end)
-		err = n.v.read(e, p[pos-off:stop-off], pos)
+		err = n.read(e, p[pos-off:stop-off], pos)
 		pos = stop
 		return err == nil && pos < end
 	})
@@ -250,12 +263,13 @@ func (n *Inode) ReadAt(p []byte, off int64) (int, error) {
 
 // View appends to pieces, within its capacity, the bytes of r as system calls can
 // take them from the device; see device.Viewer for what else must not. ok is false
-// if only ReadAt can read them all: some are in a window, in a hole, or not cached.
+// if only ReadAt can read them all: some are in a window, in a hole, not cached, or have
+// checksums to be compared with.
 // It needs n shared for as long as the pieces are used, so that no block of theirs
 // can become another file's.
 func (n *Inode) View(pieces [][]byte, r extent.Range) (_ [][]byte, ok bool) {
 	m, err := n.extents()
-	if err != nil || n.v.viewer == nil || r.End > n.Attr.Size {
+	if err != nil || n.v.viewer == nil || n.v.sums != nil || r.End > n.Attr.Size {
 		return nil, false
 	}
 	pos := r.Off
@@ -275,7 +289,8 @@ func (n *Inode) View(pieces [][]byte, r extent.Range) (_ [][]byte, ok bool) {
 }
 
 // read fills p with the bytes of e at file offset off.
-func (v *Volume) read(e mapping, p []byte, off int64) error {
+func (n *Inode) read(e mapping, p []byte, off int64) error {
+	v := n.v
 	var err error
 	switch {
 	case e.win.Seg != 0:
@@ -284,6 +299,9 @@ func (v *Volume) read(e mapping, p []byte, off int64) error {
 			_, err = s.ReadAt(p, e.win.Off+off-e.off)
 		}
 	case e.state == extent.Written:
+		if v.sums != nil {
+			return n.locate(v.sums.read(p, e.home+off-e.off), e)
+		}
 		_, err = v.dev.ReadAt(p, e.home+off-e.off)
 	default:
 		clear(p)
@@ -307,8 +325,9 @@ func (n *Inode) Overwrite(p []byte, off int64) error {
 		return err
 	}
 	pos := off
+	ok := n.v.overwritable()
 	m.m.Ascend(off+1, func(_ int64, e mapping) bool {
-		if e.off > pos || !e.overwritable() || pos >= end {
+		if e.off > pos || !ok(e) || pos >= end {
 			return false
 		}
 		stop := min(e.end(), end)
@@ -333,6 +352,9 @@ func (n *Inode) store(e mapping, p []byte, off int64) error {
 			_, err = s.WriteAt(p, e.win.Off+off-e.off)
 		}
 		return err
+	}
+	if n.v.sums != nil {
+		return n.storeSummed(e, p, off)
 	}
 	if err := n.v.write(p, e.home+off-e.off); err != nil {
 		return err

@@ -22,6 +22,7 @@ const (
 	prefixOrphan  = 'o' // ino → nothing: no name leads to it any more
 	prefixIntent  = 't' // ino → what was begun and takes several batches
 	prefixXattr   = 'a' // ino, name → value of an extended attribute
+	prefixSums    = 'k' // address of the first of sumBlocks blocks by their length → checksums of their data
 )
 
 func key(prefix byte, parts ...uint64) []byte {
@@ -36,6 +37,7 @@ func key(prefix byte, parts ...uint64) []byte {
 func inodeKey(ino extent.Ino) []byte  { return key(prefixInode, uint64(ino)) }
 func orphanKey(ino extent.Ino) []byte { return key(prefixOrphan, uint64(ino)) }
 func intentKey(ino extent.Ino) []byte { return key(prefixIntent, uint64(ino)) }
+func sumKey(k int64) []byte           { return key(prefixSums, uint64(k)) }
 
 func extentKey(ino extent.Ino, end int64) []byte {
 	return key(prefixExtent, uint64(ino), uint64(end))

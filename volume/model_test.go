@@ -193,7 +193,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"write": func(t *rapid.T) {
 			f, r := m.pick(t), drawRange(t)
 			p := bytes.Repeat([]byte{byte(rapid.IntRange(1, 63).Draw(t, "value"))}, int(r.Len()))
-			if f.n.Plan(r) != f.plan(r) {
+			if f.n.Plan(r) != f.plan(r, m.v.sums != nil) {
 				t.Fatalf("plan of %v: %v", r, f.n.Plan(r))
 			}
 			if f.n.Plan(r) {
@@ -382,13 +382,13 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 
 // plan is what Plan should say: in the model everything that was ever put down and
 // not taken away. It asks the map itself, since that is what later tests rely on.
-func (f *modelFile) plan(r extent.Range) bool {
+func (f *modelFile) plan(r extent.Range, windowed bool) bool {
 	if r.End > int64(len(f.data)) {
 		return false
 	}
 	pos := r.Off
 	err := f.n.Extents(r, func(e extent.Extent) bool {
-		if e.Off != pos || e.State != extent.Written || e.Shared {
+		if e.Off != pos || e.State != extent.Written || e.Shared || windowed && e.Addr.Seg == extent.Device {
 			return false
 		}
 		pos = e.Off + e.Len
@@ -554,9 +554,9 @@ func (m *machine) addsUp(t *rapid.T) {
 	}
 }
 
-func testModel(t *testing.T, blocks int64) {
+func testModel(t *testing.T, blocks int64, o Options) {
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &machine{rig: newRig(t, dataStart+blocks*extent.BlockSize)}
+		m := &machine{rig: newRigWith(t, dataStart+blocks*extent.BlockSize, o)}
 		m.rig.t = rapidTB{t, rt}
 		defer func() { m.st.Close() }()
 		rt.Repeat(m.actions())
@@ -586,7 +586,14 @@ func (r rapidTB) Fatalf(f string, args ...any) { r.rt.Fatalf(f, args...) }
 
 // TestModel runs random operations on several files against arrays of bytes, with
 // reopening and power cuts, on a volume with room to spare.
-func TestModel(t *testing.T) { testModel(t, 400) }
+func TestModel(t *testing.T) { testModel(t, 400, Options{}) }
 
 // TestModelFull is TestModel on a volume that is nearly full all the time.
-func TestModelFull(t *testing.T) { testModel(t, 64) }
+func TestModelFull(t *testing.T) { testModel(t, 64, Options{}) }
+
+// TestModelSums is TestModel with checksums of data: a block that does not match its own
+// is an error of any read.
+func TestModelSums(t *testing.T) { testModel(t, 400, Options{DataChecksums: true}) }
+
+// TestModelSumsFull is TestModelFull with checksums of data.
+func TestModelSumsFull(t *testing.T) { testModel(t, 64, Options{DataChecksums: true}) }

@@ -65,6 +65,12 @@ func (s *rangeSet) contains(r extent.Range) bool {
 	return ok && o.Contains(r)
 }
 
+// overlaps reports whether the set and r share anything.
+func (s *rangeSet) overlaps(r extent.Range) bool {
+	o, ok := s.first(r.Off + 1)
+	return ok && o.Off < r.End
+}
+
 // list returns the ranges in order.
 func (s *rangeSet) list() []extent.Range {
 	out := make([]extent.Range, 0, s.m.Len())

@@ -31,7 +31,7 @@ func (r Repair) String() string { return Problem(r).String() }
 // off, a second call does the rest; where nothing is wrong it reports nothing.
 func RepairAll(ctx context.Context, dev device.Device, st store.Store, report func(Repair)) error {
 	v := &Volume{dev: dev, st: sealed(st), log: slog.New(slog.DiscardHandler)}
-	if err := v.claim(); err != nil {
+	if err := v.claim(Options{}); err != nil {
 		return fmt.Errorf("repair: %w", err)
 	}
 	r := &repairer{ctx: ctx, v: v, b: v.batch(), report: report, now: time.Now().UnixNano()}

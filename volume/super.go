@@ -17,7 +17,7 @@ import (
 const (
 	// formatVersion is the version of all that lies on the device and in the store.
 	// A release that changes it brings the way up from the one before.
-	formatVersion = 2
+	formatVersion = 3
 	// dataStart is where blocks of files begin. Before it lie the superblock and
 	// room for what later formats need.
 	dataStart = 1 << 20
@@ -27,7 +27,12 @@ const (
 	// volume managers write what they are recognised by.
 	signatures = 128 << 10
 
-	superLen = 60
+	superLen = 68
+
+	// featureSums says that blocks of files have checksums. A release that does not know
+	// a feature must not open the volume.
+	featureSums   = 1 << 0
+	knownFeatures = featureSums
 )
 
 var (
@@ -45,6 +50,7 @@ type superblock struct {
 	generation uint64
 	size       int64 // that is used of the device
 	created    int64
+	features   uint64 // for ever
 }
 
 func (s *superblock) encode() []byte {
@@ -54,6 +60,7 @@ func (s *superblock) encode() []byte {
 	b = le.AppendUint64(b, s.generation)
 	b = le.AppendUint64(b, uint64(s.size))
 	b = le.AppendUint64(b, uint64(s.created))
+	b = le.AppendUint64(b, s.features)
 	b = le.AppendUint32(b, extent.BlockSize)
 	return le.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
@@ -74,8 +81,12 @@ func decodeSuper(b []byte) (superblock, error) {
 		generation: le.Uint64(b[28:]),
 		size:       int64(le.Uint64(b[36:])),
 		created:    int64(le.Uint64(b[44:])),
+		features:   le.Uint64(b[52:]),
 	}
-	if bs := le.Uint32(b[52:]); bs != extent.BlockSize || s.size < MinSize {
+	if f := s.features &^ knownFeatures; f != 0 {
+		return superblock{}, fmt.Errorf("features %#x: %w", f, ErrVersion)
+	}
+	if bs := le.Uint32(b[60:]); bs != extent.BlockSize || s.size < MinSize {
 		return superblock{}, fmt.Errorf("block size %d, size %d: %w", bs, s.size, ErrCorrupt)
 	}
 	return s, nil
@@ -151,7 +162,7 @@ func verify(dev device.Device, st store.Reader) (onDev, inStore superblock, err 
 	}
 	// The store goes first when the volume grows, too.
 	grown := onDev.size < inStore.size && onDev.generation == inStore.generation
-	if onDev.uuid != inStore.uuid || onDev.size != inStore.size && !grown {
+	if onDev.uuid != inStore.uuid || onDev.features != inStore.features || onDev.size != inStore.size && !grown {
 		return onDev, inStore, fmt.Errorf("device is of volume %s (%d bytes), store of %s (%d bytes): %w",
 			onDev.uuid, onDev.size, inStore.uuid, inStore.size, ErrMismatch)
 	}
@@ -183,6 +194,9 @@ func Create(dev device.Device, st store.Store, o Options) error {
 	}
 	now := time.Now().UnixNano()
 	s := &superblock{uuid: uuid.New(), size: extent.RoundDown(dev.Size()), created: now}
+	if o.DataChecksums {
+		s.features |= featureSums
+	}
 	root := Attr{
 		Mode: dirMode | 0o755, UID: o.UID, GID: o.GID, Nlink: 2, Parent: extent.RootIno,
 		Atime: now, Mtime: now, Ctime: now, Btime: now,

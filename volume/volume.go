@@ -27,6 +27,9 @@ type Options struct {
 	Log *slog.Logger
 	// UID and GID own the root directory that Create makes.
 	UID, GID uint32
+	// DataChecksums makes a volume whose blocks have checksums. Open refuses one that has
+	// none with ErrNoSums; one that has them keeps them, whatever this says.
+	DataChecksums bool
 }
 
 // Volume is an open volume: the only owner of the blocks of its device.
@@ -42,6 +45,7 @@ type Volume struct {
 	failed atomic.Pointer[error] // the first failure; set once
 
 	space    space
+	sums     *sums    // nil on a volume without
 	segments sync.Map // extent.Segment → Segment
 
 	applied   atomic.Uint64 // batches that the store has
@@ -67,7 +71,7 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	}
 	v := &Volume{dev: dev, st: sealed(st), log: o.Log}
 	v.viewer, _ = dev.(device.Viewer)
-	if err := v.claim(); err != nil {
+	if err := v.claim(o); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
 	if err := v.openCounters(); err != nil {
@@ -83,12 +87,18 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 }
 
 // claim checks the identity and raises the generation, in the store first.
-func (v *Volume) claim() error {
+func (v *Volume) claim(o Options) error {
 	onDev, inStore, err := verify(v.dev, v.st.Reader)
 	if err != nil {
 		return err
 	}
+	if o.DataChecksums && inStore.features&featureSums == 0 {
+		return ErrNoSums
+	}
 	v.id = inStore
+	if v.id.features&featureSums != 0 {
+		v.sums = &sums{v: v, chunks: make(map[int64]*sumChunk)}
+	}
 	v.size.Store(v.id.size)
 	if onDev.generation < inStore.generation || onDev.size < inStore.size {
 		// Bring the device up first, so that it is never more than one step behind.
@@ -181,11 +191,17 @@ type Info struct {
 	FreeRuns   int       `json:"free_runs"` // the runs that Free consists of
 	Holds      int       `json:"holds"`     // see Inode.Hold
 	FailReason string    `json:"failed"`    // why the volume is read-only, if it is
+
+	DataChecksums bool  `json:"data_checksums"` // blocks have checksums
+	Damaged       int64 `json:"damaged"`        // how often a block that was read did not match its checksum
 }
 
 // Info returns the state of the volume.
 func (v *Volume) Info() Info {
-	i := Info{UUID: v.id.uuid, Generation: v.id.generation, Size: v.size.Load()}
+	i := Info{UUID: v.id.uuid, Generation: v.id.generation, Size: v.size.Load(), DataChecksums: v.sums != nil}
+	if v.sums != nil {
+		i.Damaged = v.sums.damaged.Load()
+	}
 	if err := v.FailReason(); err != nil {
 		i.FailReason = err.Error()
 	}

@@ -153,7 +153,11 @@ func (n *Inode) WriteHome(p []byte, off int64) error {
 	if eof := max(0, n.Attr.Size-off); eof < int64(len(p)) {
 		clear(p[eof:])
 	}
-	if err := n.fork(r, extent.Range{}); err != nil {
+	if err := n.endCommit(r); err != nil {
+		return fmt.Errorf("inode %d: %w", n.Ino, err)
+	}
+	before := n.cowParts(r)
+	if err := n.fork(before, r, true); err != nil && !n.yields(err, r) {
 		return fmt.Errorf("inode %d: write home %v: %w", n.Ino, r, err)
 	}
 	var fresh []extent.Range
@@ -166,6 +170,7 @@ func (n *Inode) WriteHome(p []byte, off int64) error {
 		return err == nil
 	})
 	if err != nil {
+		n.unfork(before)
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	for _, f := range fresh {

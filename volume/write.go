@@ -36,8 +36,8 @@ func (n *Inode) Write(p []byte, off int64) error {
 		return err
 	}
 	r := extent.Range{Off: off, End: off + int64(len(p))}
-	shared := n.sharedParts(r.RoundOut())
-	if err := n.claim(r, n.aheadFor(r)); err != nil {
+	before, err := n.claim(r, n.aheadFor(r))
+	if err != nil {
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	var fresh []extent.Range
@@ -51,7 +51,7 @@ func (n *Inode) Write(p []byte, off int64) error {
 		return err == nil
 	})
 	if err != nil {
-		n.unfork(shared)
+		n.unfork(before)
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	for _, f := range fresh {
@@ -62,20 +62,25 @@ func (n *Inode) Write(p []byte, off int64) error {
 }
 
 // claim makes sure that all of r has blocks, and that they are the file's alone, or
-// changes nothing. What of them holds nothing that must stay is unwritten.
-func (n *Inode) claim(r extent.Range, ahead int64) error {
+// changes nothing. What of them holds nothing that must stay is unwritten. It returns
+// what unfork takes.
+func (n *Inode) claim(r extent.Range, ahead int64) ([]mapping, error) {
+	if err := n.endCommit(r.RoundOut()); err != nil {
+		return nil, err
+	}
 	filled, err := n.fillHoles(r.RoundOut(), ahead)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := n.fork(r.RoundOut(), r.RoundIn()); err != nil {
+	before := n.cowParts(r.RoundOut())
+	if err := n.fork(before, r.RoundIn(), false); err != nil {
 		for _, h := range filled {
 			n.dropUnstored(n.m.remove(h))
 		}
-		return err
+		return nil, err
 	}
 	n.house(filled)
-	return nil
+	return before, nil
 }
 
 // aheadFor is how much more than r a file that grows by r should get.
@@ -89,6 +94,9 @@ func (n *Inode) aheadFor(r extent.Range) int64 {
 // storeFresh writes p to the unwritten blocks of e, which is not cut to whole
 // blocks, with zeros around it.
 func (n *Inode) storeFresh(e mapping, p []byte) error {
+	if n.v.sums != nil {
+		return n.storeFreshSummed(e, p)
+	}
 	whole := e.rng().RoundOut()
 	head, tail := e.off-whole.Off, whole.End-e.end()
 	at := e.home - head
@@ -224,7 +232,7 @@ func (n *Inode) ZeroRange(r extent.Range, keepSize bool) error {
 	if err != nil {
 		return err
 	}
-	if err := n.claim(r, 0); err != nil {
+	if _, err := n.claim(r, 0); err != nil {
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	rest := []extent.Range{r}
@@ -306,11 +314,15 @@ func (n *Inode) TrimPrealloc() {
 }
 
 // zero writes zeros over what is mapped and written in parts, both in windows and at
-// home. Shared blocks that do not hold zeros there are replaced first; if there is
-// no space for that, nothing has changed.
+// home. Blocks that must not be altered and do not hold zeros there are replaced first;
+// if there is no space for shared ones, nothing has changed.
 func (n *Inode) zero(parts ...extent.Range) error {
 	for _, r := range parts {
-		if err := n.forkNonZero(r); err != nil {
+		err := n.endCommit(r)
+		if err == nil {
+			err = n.forkNonZero(r)
+		}
+		if err != nil {
 			return fmt.Errorf("inode %d: zero %v: %w", n.Ino, r, err)
 		}
 	}
@@ -330,24 +342,35 @@ func (n *Inode) zero(parts ...extent.Range) error {
 	return nil
 }
 
-// forkNonZero replaces the blocks that are shared and hold something in r, which is
-// a part of a block.
+// forkNonZero replaces the blocks that must not be altered and hold something in r,
+// which is a part of a block.
 func (n *Inode) forkNonZero(r extent.Range) error {
 	if r.Empty() {
 		return nil
 	}
-	for _, e := range n.sharedParts(r.RoundOut()) {
-		b := make([]byte, e.rng().Intersect(r).Len())
-		if _, err := n.v.dev.ReadAt(b, e.slice(r).home); err != nil {
+	for _, e := range n.cowParts(r.RoundOut()) {
+		if e.state != extent.Written {
+			continue
+		}
+		blank, err := n.blank(e.slice(r))
+		if err != nil {
 			return err
 		}
-		if e.state == extent.Written && !isZero(b) {
-			if err := n.fork(e.rng(), extent.Range{}); err != nil {
-				return err
-			}
+		if blank {
+			continue
+		}
+		if err := n.fork([]mapping{e}, extent.Range{}, false); err != nil && !n.yields(err, e.rng()) {
+			return err
 		}
 	}
 	return nil
+}
+
+// blank reports whether the device holds zeros in e.
+func (n *Inode) blank(e mapping) (bool, error) {
+	b := make([]byte, e.len)
+	_, err := n.v.dev.ReadAt(b, e.home)
+	return isZero(b), err
 }
 
 func (n *Inode) zeroMapping(e mapping) (err error) {
@@ -366,9 +389,20 @@ func (n *Inode) zeroPiece(e mapping, z []byte, off int64) error {
 	}
 	if e.state == extent.Written && !e.shared {
 		e.win = extent.Addr{}
-		errHome = n.store(e, z, off)
+		errHome = n.zeroHome(e, z, off)
 	}
 	return errors.Join(errWin, errHome)
+}
+
+func (n *Inode) zeroHome(e mapping, z []byte, off int64) error {
+	if n.v.sums != nil && n.settled(e) {
+		// Most often it holds zeros; else it could not be replaced.
+		blank, err := n.blank(e.slice(extent.Range{Off: off, End: off + int64(len(z))}))
+		if blank || err != nil {
+			return err
+		}
+	}
+	return n.store(e, z, off)
 }
 
 // free takes the blocks of r, which is whole blocks, from the file, in the store

@@ -29,6 +29,8 @@ type Options struct {
 	Wrap func(device.Device, store.Store) (device.Device, store.Store)
 	// After is called after each operation.
 	After func(*volume.Volume)
+	// DataChecksums is the volume's.
+	DataChecksums bool
 	// MemTableSize is the store's; 0 means one that no short workload fills.
 	MemTableSize int64
 	// Fault is the hook of the disk while the workload runs. If it is set, operations
@@ -63,7 +65,7 @@ func start(ctx context.Context, size int64, o *Options) (*stack, error) {
 		return nil, err
 	}
 	s.dev, s.st = s.disk.Device(), st
-	if err := volume.Create(s.dev, st, volume.Options{}); err != nil {
+	if err := volume.Create(s.dev, st, volume.Options{DataChecksums: o.DataChecksums}); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	if o.Wrap != nil {

@@ -195,6 +195,9 @@ func (i *inode) planWrite(r extent.Range) (plan, error) {
 	if err != nil || pos < blocks.End {
 		return additive, err
 	}
+	if r.End <= i.n.Attr.Size {
+		return plan{}, nil // an overwrite, which moves blocks that have checksums
+	}
 	return plan{class: layout.Size, r: blocks}, nil
 }
 

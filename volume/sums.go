@@ -18,7 +18,7 @@ const (
 	sumBlocks = 128
 	sumSpan   = sumBlocks * extent.BlockSize
 	// sumCache is how many records are kept in memory, apart from those that the store
-	// lacks.
+	// lacks: 9 MB.
 	sumCache = 16 << 10
 	// sumsPerBatch is how many records go into a batch.
 	sumsPerBatch = 64
@@ -30,7 +30,9 @@ const (
 // can go back calls written. So records can be put at any time before the extents
 // they are for, and those of blocks that were freed may stay.
 type sums struct {
-	v *Volume
+	v    *Volume
+	most int // how many chunks are kept, more or less
+
 	// order is held from when a record is made until the store has it, so that an older
 	// one never replaces a newer one. It comes before mu.
 	order sync.Mutex
@@ -130,7 +132,7 @@ func (s *sums) chunk(k int64) (*sumChunk, error) {
 func (s *sums) keep(k int64, c *sumChunk) {
 	durable := s.v.durable.Load()
 	for o, old := range s.chunks {
-		if len(s.chunks) < sumCache {
+		if len(s.chunks) < s.most {
 			break
 		}
 		if old.dirty || old.taken > durable {

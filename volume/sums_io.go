@@ -75,11 +75,9 @@ func (s *sums) patch(p []byte, addr int64) (int64, error) {
 
 // settled reports whether the store, as it is or as a crash brings it back, may say
 // that the file has written something to the blocks of e. What is there must match its
-// checksum then, so that it is not overwritten where it is. It needs n exclusive.
+// checksum then, so that it is not overwritten where it is. It needs n exclusive, after
+// endCommit.
 func (n *Inode) settled(e mapping) bool {
-	if n.committing.overlaps(e.rng()) {
-		return true // what was flushed is about to be recorded
-	}
 	return e.stored && (e.state == extent.Written || n.dirty.overlaps(e.rng()) || n.v.durable.Load() < n.recorded)
 }
 
@@ -92,10 +90,13 @@ func (n *Inode) endCommit(r extent.Range) error {
 	return n.recordNow()
 }
 
-// cowParts returns what of r has blocks that must not be altered, because they are
+// cowParts returns what of r, rounded out, has blocks that must not be altered, because they are
 // shared or have checksums. What others reach directly stays where it is. It needs n
 // exclusive.
 func (n *Inode) cowParts(r extent.Range) (out []mapping) {
+	if r = r.RoundOut(); r.Empty() {
+		return nil
+	}
 	shared := n.sharedParts(r)
 	if n.v.sums == nil {
 		return shared
@@ -123,6 +124,22 @@ func (n *Inode) cowParts(r extent.Range) (out []mapping) {
 		return true
 	})
 	return out
+}
+
+// zeroParts is cowParts where r is to become zeros: what becomes unwritten only is not
+// altered.
+func (n *Inode) zeroParts(r extent.Range) []mapping {
+	in := r.RoundIn()
+	if n.v.sums == nil || in.Empty() {
+		return n.cowParts(r)
+	}
+	out := n.cowParts(extent.Range{Off: r.Off, End: in.Off})
+	for _, e := range n.cowParts(in) {
+		if e.shared || e.win.Seg != 0 {
+			out = append(out, e)
+		}
+	}
+	return append(out, n.cowParts(extent.Range{Off: in.End, End: r.End})...)
 }
 
 // yields reports whether err, of a fork of r, leaves another way: what cannot be

@@ -97,7 +97,7 @@ func (v *Volume) claim(o Options) error {
 	}
 	v.id = inStore
 	if v.id.features&featureSums != 0 {
-		v.sums = &sums{v: v, chunks: make(map[int64]*sumChunk)}
+		v.sums = &sums{v: v, most: sumCache, chunks: make(map[int64]*sumChunk)}
 	}
 	v.size.Store(v.id.size)
 	if onDev.generation < inStore.generation || onDev.size < inStore.size {

@@ -36,7 +36,7 @@ func (n *Inode) Write(p []byte, off int64) error {
 		return err
 	}
 	r := extent.Range{Off: off, End: off + int64(len(p))}
-	before, err := n.claim(r, n.aheadFor(r))
+	before, err := n.claim(r, n.aheadFor(r), n.cowParts)
 	if err != nil {
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
@@ -62,9 +62,9 @@ func (n *Inode) Write(p []byte, off int64) error {
 }
 
 // claim makes sure that all of r has blocks, and that they are the file's alone, or
-// changes nothing. What of them holds nothing that must stay is unwritten. It returns
-// what unfork takes.
-func (n *Inode) claim(r extent.Range, ahead int64) ([]mapping, error) {
+// changes nothing. What of them holds nothing that must stay is unwritten. which says
+// what must not be altered for that. It returns what unfork takes.
+func (n *Inode) claim(r extent.Range, ahead int64, which func(extent.Range) []mapping) ([]mapping, error) {
 	if err := n.endCommit(r.RoundOut()); err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (n *Inode) claim(r extent.Range, ahead int64) ([]mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	before := n.cowParts(r.RoundOut())
+	before := which(r)
 	if err := n.fork(before, r.RoundIn(), false); err != nil {
 		for _, h := range filled {
 			n.dropUnstored(n.m.remove(h))
@@ -232,7 +232,7 @@ func (n *Inode) ZeroRange(r extent.Range, keepSize bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := n.claim(r, 0); err != nil {
+	if _, err := n.claim(r, 0, n.zeroParts); err != nil {
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}
 	rest := []extent.Range{r}
@@ -348,7 +348,7 @@ func (n *Inode) forkNonZero(r extent.Range) error {
 	if r.Empty() {
 		return nil
 	}
-	for _, e := range n.cowParts(r.RoundOut()) {
+	for _, e := range n.cowParts(r) {
 		if e.state != extent.Written {
 			continue
 		}

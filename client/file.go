@@ -77,6 +77,17 @@ func (s *Session) Grow(ctx context.Context, size int64) (int64, error) {
 	return got.Size, err
 }
 
+// Scrub does a step of looking for damage on the volume, which stays in use, and reads
+// about that many bytes of content. cursor is "next" of the answer of the step before,
+// which the last one lacks; the first has none. It is for administrators.
+func (s *Session) Scrub(ctx context.Context, cursor []byte, bytes int64) (json.RawMessage, error) {
+	if len(cursor) > wire.MaxCursor {
+		return nil, fmt.Errorf("scrub: cursor of %d bytes: %w", len(cursor), syscall.EINVAL)
+	}
+	parts, err := s.call(ctx, wire.OpScrub, &wire.Scrub{Bytes: bytes, Cursor: cursor})
+	return text(parts, err)
+}
+
 // List returns a listing as a JSON array.
 func (s *Session) List(ctx context.Context, what ListKind, f Filter) (json.RawMessage, error) {
 	parts, err := s.call(ctx, wire.OpList, &wire.List{Kind: what, File: f.File, Session: f.Session})

@@ -165,6 +165,13 @@ func (d *File) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// Forget lets the next read of [off, off+n) see the medium, and not what the host has
+// cached of it, as far as the host does that: what is not written yet it keeps.
+func (d *File) Forget(off, n int64) {
+	// It is advice: there is nothing to do if it is not taken.
+	_ = unix.Fadvise(int(d.f.Fd()), off, n, unix.FADV_DONTNEED)
+}
+
 // WriteAt implements Device.
 func (d *File) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > d.Size()-int64(len(p)) {

@@ -16,8 +16,10 @@ type FileInfo struct {
 	Attr    Attr
 	Extents []extent.Extent // what is in a window has the window's address
 	More    bool            // there are more than MaxExtents
-	Leases  []arbiter.LeaseInfo
-	Pins    []arbiter.PinInfo
+	// DataChecksums: written extents of the device have checksums. Windows have none.
+	DataChecksums bool
+	Leases        []arbiter.LeaseInfo
+	Pins          []arbiter.PinInfo
 }
 
 // MaxExtents bounds how many extents Stat returns.
@@ -31,6 +33,7 @@ func (f *FS) Stat(_ context.Context, ino extent.Ino) (FileInfo, error) {
 		return FileInfo{}, err
 	}
 	info.Path = f.Path(ino)
+	info.DataChecksums = f.vol.Info().DataChecksums
 	info.Leases = f.arb.Leases(arbiter.Filter{File: ino})
 	info.Pins = f.arb.Pins(arbiter.Filter{File: ino})
 	return info, nil
@@ -65,6 +68,7 @@ type fileJSON struct {
 	Btime   int64               `json:"btime_ns"`
 	Extents []extentJSON        `json:"extents"`
 	More    bool                `json:"more_extents"`
+	Sums    bool                `json:"data_checksums"`
 	Leases  []arbiter.LeaseInfo `json:"leases"`
 	Pins    []arbiter.PinInfo   `json:"pins"`
 }
@@ -83,7 +87,7 @@ func (i FileInfo) MarshalJSON() ([]byte, error) {
 	a := i.Attr
 	j := fileJSON{
 		Path: i.Path, Inode: a.Ino, Mode: a.Mode, Links: a.Nlink, UID: a.UID, GID: a.GID, Size: a.Size, Bytes: a.Blocks * 512,
-		Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime, More: i.More,
+		Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime, More: i.More, Sums: i.DataChecksums,
 		Extents: make([]extentJSON, 0, len(i.Extents)),
 		Leases:  append([]arbiter.LeaseInfo{}, i.Leases...), // [] and not null
 		Pins:    append([]arbiter.PinInfo{}, i.Pins...),
@@ -100,7 +104,7 @@ func (i *FileInfo) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*i = FileInfo{Path: j.Path, More: j.More, Leases: j.Leases, Pins: j.Pins, Attr: Attr{
+	*i = FileInfo{Path: j.Path, More: j.More, DataChecksums: j.Sums, Leases: j.Leases, Pins: j.Pins, Attr: Attr{
 		Ino: j.Inode, Blocks: j.Bytes / 512,
 		Attr: volume.Attr{
 			Mode: j.Mode, Nlink: j.Links, UID: j.UID, GID: j.GID, Size: j.Size,

@@ -120,6 +120,9 @@ type FS interface {
 	Class(ctx context.Context, ino extent.Ino, r extent.Range) (layout.Class, error)
 	// Grow makes the volume larger and returns its size.
 	Grow(ctx context.Context, size int64) (int64, error)
+	// Scrub does a step of looking for damage, and reads about that many bytes of content;
+	// what is returned is shown as JSON, and tells the cursor of the next step.
+	Scrub(ctx context.Context, cursor []byte, bytes int64) (any, error)
 	// Stat describes a file: what is returned is shown as JSON.
 	Stat(ctx context.Context, ino extent.Ino) (any, error)
 }

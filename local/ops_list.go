@@ -208,6 +208,22 @@ func (r *request) stat() error {
 	return a.finish(a.value(st))
 }
 
+func (r *request) scrub() error {
+	var m wire.Scrub
+	if err := m.Decode(r.body); err != nil {
+		return err
+	}
+	if !r.caller.admin {
+		return fmt.Errorf("only an administrator looks for damage in all files: %w", syscall.EPERM)
+	}
+	step, err := r.srv.cfg.FS.Scrub(r.ctx, m.Cursor, m.Bytes)
+	if err != nil {
+		return err
+	}
+	a := &jsonAnswer{r: r}
+	return a.finish(a.value(step))
+}
+
 // subscribe starts the stream of events. It has a descriptor of its own for the
 // same socket, so that it can wait for room for ever without a deadline: only
 // answers have one. A session that never reads loses events, not its leases.

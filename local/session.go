@@ -84,6 +84,7 @@ func operations() map[wire.Op]operation {
 		wire.OpChange:    {(*request).change, true},
 		wire.OpStat:      {(*request).stat, true},
 		wire.OpGrow:      {(*request).grow, true},
+		wire.OpScrub:     {(*request).scrub, true},
 		wire.OpPin:       {(*request).pin, true},
 		wire.OpUnpin:     {(*request).unpin, true},
 		wire.OpWould:     {(*request).would, true},

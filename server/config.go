@@ -32,6 +32,9 @@ type Config struct {
 	// Size is the size of a new device file. Zero: DefaultSize. A block device is
 	// used whole. It does not change a volume that exists.
 	Size int64
+	// DataChecksums gives a new volume checksums of its content. A volume that was made
+	// without them is refused; one that has them keeps them without this.
+	DataChecksums bool
 	// Mount is the mount point. Empty: Dir/mnt.
 	Mount string
 	// MountOver lets the mount hide what is at the mount point. Dir/mnt needs no leave.

@@ -71,6 +71,11 @@ func (f localFS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, 
 	return out, nil
 }
 
+// Scrub is what holdfast scrub shows.
+func (f localFS) Scrub(ctx context.Context, cursor []byte, bytes int64) (any, error) {
+	return f.FS.Scrub(ctx, cursor, bytes)
+}
+
 // Stat is what holdfast stat shows.
 func (f localFS) Stat(ctx context.Context, ino extent.Ino) (any, error) {
 	return f.FS.Stat(ctx, ino)

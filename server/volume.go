@@ -70,7 +70,7 @@ func (v *openVolume) open(ctx context.Context, cfg Config, log *slog.Logger) err
 		return err
 	}
 	if blank {
-		err = v.create(meta, log)
+		err = v.create(meta, cfg, log)
 	} else {
 		err = v.openStore(meta, store.Options{
 			Log:    log,
@@ -80,7 +80,7 @@ func (v *openVolume) open(ctx context.Context, cfg Config, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	v.Volume, err = volume.Open(ctx, v.dev, v.st, volume.Options{Log: log})
+	v.Volume, err = volume.Open(ctx, v.dev, v.st, volume.Options{Log: log, DataChecksums: cfg.DataChecksums})
 	if err == nil && blank {
 		log.Info("made a new volume", "dir", cfg.Dir, "device", cfg.Device, "size", v.dev.Size())
 	}
@@ -127,7 +127,7 @@ func errNoDevice(cfg Config) error {
 
 // create makes a volume on the blank device. The store may be there already, as
 // a server that was killed left it; volume refuses one that was in use.
-func (v *openVolume) create(meta string, log *slog.Logger) error {
+func (v *openVolume) create(meta string, cfg Config, log *slog.Logger) error {
 	err := v.openStore(meta, store.Options{
 		Log:    log,
 		Verify: func(r store.Reader) error { return volume.Creatable(v.dev, r) },
@@ -144,7 +144,7 @@ func (v *openVolume) create(meta string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return volume.Create(v.dev, v.st, volume.Options{Log: log, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())})
+	return volume.Create(v.dev, v.st, volume.Options{Log: log, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), DataChecksums: cfg.DataChecksums})
 }
 
 func (v *openVolume) openStore(meta string, o store.Options) error {
@@ -169,6 +169,9 @@ func explain(cfg Config, err error) error {
 	}
 	if errors.Is(err, device.ErrInUse) || errors.Is(err, store.ErrInUse) {
 		return fmt.Errorf("%s is being served already%s (%w): use that server, stop it, or name another directory", cfg.Dir, holder(cfg.Device), err)
+	}
+	if errors.Is(err, volume.ErrNoSums) {
+		return fmt.Errorf("volume %s: %w: leave out --data-checksums, or make a new volume with it in another directory and copy the files", cfg.Dir, err)
 	}
 	return fmt.Errorf("volume %s: %w", cfg.Dir, err)
 }

@@ -33,6 +33,12 @@
 // altered: a write takes new blocks and leaves the store as it is, and the commit that
 // records them gives the old ones up. A reference counts until its loss is durable.
 //
+// # Checksums
+//
+// Where data have checksums, what the store calls written, or may after a crash, is
+// treated as if it were shared, and a block's checksum is in the store before the block
+// is written there. See sums.
+//
 // # Lock order
 //
 //	growMu, syncAllMu
@@ -43,8 +49,10 @@
 //	      settleMu
 //	        space.mu
 //	        reserveMu
+//	      sums.order
+//	        sums.mu
 //
 // Those on one level are never held together. The locks of device and store are
 // below all of them. ReadAt, Overwrite, Plan and Extents of a loaded inode take no
-// lock at all.
+// lock at all, but sums.mu to read where data have checksums.
 package volume

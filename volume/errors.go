@@ -37,6 +37,8 @@ var (
 	ErrCorrupt = fmt.Errorf("volume metadata is damaged: %w", syscall.EUCLEAN)
 	// ErrSum says that what the device holds is not what was written to it.
 	ErrSum = fmt.Errorf("data does not match its checksum: %w", syscall.EIO)
+	// ErrNoName says that no name leads to an inode.
+	ErrNoName = fmt.Errorf("file has no name: %w", syscall.ENOENT)
 	// ErrReadOnly says that the volume stopped writing after an I/O error.
 	ErrReadOnly = fmt.Errorf("volume is read-only after an I/O error: %w", syscall.EROFS)
 	// ErrUnmapped says that a range has blocks missing or unwritten.

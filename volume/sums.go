@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"math/bits"
 	"slices"
 	"sync"
@@ -232,10 +233,20 @@ func (s *sums) set(p []byte, addr int64) error {
 // forget takes away the checksums of blocks that are about to be overwritten where
 // they are though the store calls them written. It is durable when it returns.
 func (s *sums) forget(r extent.Range) error {
+	need, err := s.takeOut(r)
+	if err == nil && s.v.durable.Load() < need {
+		err = s.v.syncStore()
+	}
+	return err
+}
+
+// takeOut takes the checksums of r out of the store, and returns the batch by which all
+// are out.
+func (s *sums) takeOut(r extent.Range) (need uint64, err error) {
 	s.order.Lock()
 	defer s.order.Unlock()
-	b, need := s.v.batch(), uint64(0)
-	var lost []*sumChunk
+	b := s.v.batch()
+	var lost []*sumChunk // by b
 	apply := func() error {
 		if b.Ops() == 0 {
 			return nil
@@ -253,27 +264,14 @@ func (s *sums) forget(r extent.Range) error {
 		b.Reset()
 		return nil
 	}
-	err := sumParts(r, func(k int64, part extent.Range) error {
-		s.mu.Lock()
-		c, err := s.chunk(k)
+	err = sumParts(r, func(k int64, part extent.Range) error {
+		c, taken, err := s.strip(b, k, part)
 		if err != nil {
-			s.mu.Unlock()
 			return err
 		}
-		had := false
-		for a := part.Off; a < part.End; a += extent.BlockSize {
-			i := sumAt(a)
-			had = had || c.put.has(i)
-			c.have.del(i)
-		}
-		need = max(need, c.taken)
-		if had {
-			c.dirty = true
-			c.taken = ^uint64(0) // stays in memory
+		if need = max(need, taken); c != nil {
 			lost = append(lost, c)
-			s.put(b, k)
 		}
-		s.mu.Unlock()
 		if b.Ops() >= sumsPerBatch {
 			return apply()
 		}
@@ -282,10 +280,31 @@ func (s *sums) forget(r extent.Range) error {
 	if err == nil {
 		err = apply()
 	}
-	if err == nil && s.v.durable.Load() < need {
-		err = s.v.syncStore()
+	return need, err
+}
+
+// strip takes the checksums of part away from chunk k. If the store has any of them,
+// it adds to b what takes them out, and returns the chunk, which stays in memory; else it
+// returns by which batch they were taken out, if that is known. It needs order.
+func (s *sums) strip(b batcher, k int64, part extent.Range) (lost *sumChunk, taken uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, err := s.chunk(k)
+	if err != nil {
+		return nil, 0, err
 	}
-	return err
+	had := false
+	for a := part.Off; a < part.End; a += extent.BlockSize {
+		i := sumAt(a)
+		had = had || c.put.has(i)
+		c.have.del(i)
+	}
+	if !had {
+		return nil, c.taken, nil
+	}
+	c.dirty, c.taken = true, math.MaxUint64
+	s.put(b, k)
+	return c, 0, nil
 }
 
 // put adds chunk k to b if the store has another. It needs order and mu.

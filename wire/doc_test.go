@@ -39,6 +39,7 @@ func operations() []documented {
 		{wire.OpSubscribe, &wire.Empty{}, &wire.Empty{}, false},
 		{wire.OpCancel, &wire.Cancel{}, &wire.Empty{}, false},
 		{wire.OpGrow, &wire.Grow{}, &wire.Grow{}, false},
+		{wire.OpScrub, &wire.Scrub{}, nil, false},
 		{wire.OpBreak, nil, &wire.Break{}, false},
 		{wire.OpEvent, nil, nil, false},
 	}

@@ -54,6 +54,7 @@ func FuzzWould(f *testing.F)         { fuzz(f, "Would") }
 func FuzzList(f *testing.F)          { fuzz(f, "List") }
 func FuzzCancel(f *testing.F)        { fuzz(f, "Cancel") }
 func FuzzGrow(f *testing.F)          { fuzz(f, "Grow") }
+func FuzzScrub(f *testing.F)         { fuzz(f, "Scrub") }
 func FuzzBreak(f *testing.F)         { fuzz(f, "Break") }
 func FuzzEmpty(f *testing.F)         { fuzz(f, "Empty") }
 

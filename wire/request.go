@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"syscall"
 
 	"holdfast/extent"
@@ -444,6 +445,32 @@ func (m *Grow) Append(b []byte) []byte { return appendU64(b, uint64(m.Size)) }
 func (m *Grow) Decode(b []byte) error {
 	d := decode(OpGrow, b, 8)
 	m.Size = d.size("size")
+	return d.err
+}
+
+// MaxCursor bounds a Cursor.
+const MaxCursor = 192
+
+// Scrub asks for a step of looking for damage.
+type Scrub struct {
+	Bytes  int64  // of content that the step reads, about; 0: as the server likes
+	Cursor []byte // what the step before has answered; empty in the first
+}
+
+// Append implements Body.
+func (m *Scrub) Append(b []byte) []byte {
+	b = appendU32(appendU32(appendU64(b, uint64(m.Bytes)), uint32(len(m.Cursor))), 0)
+	return append(b, m.Cursor...)
+}
+
+// Decode implements Body.
+func (m *Scrub) Decode(b []byte) error {
+	d := decodeAtLeast(OpScrub, b, 16)
+	m.Bytes = d.size("bytes")
+	m.Cursor = nil
+	if n := d.count(1, MaxCursor); n > 0 {
+		m.Cursor = bytes.Clone(d.b[:n])
+	}
 	return d.err
 }
 

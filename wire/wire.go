@@ -65,6 +65,7 @@ const (
 	OpSubscribe Op = 18 // asks for the stream of events
 	OpCancel    Op = 19 // stops waiting for a request
 	OpGrow      Op = 20 // makes the volume larger
+	OpScrub     Op = 21 // does a step of looking for damage
 
 	OpBreak Op = 64 // server to lease handle: the lease is wanted back
 	OpEvent Op = 65 // server to session: an event of the stream
@@ -74,7 +75,7 @@ var opNames = map[Op]string{
 	OpHello: "HELLO", OpAttach: "ATTACH", OpAcquire: "ACQUIRE", OpReturn: "RETURN", OpModify: "MODIFY",
 	OpRegister: "REGISTER", OpPin: "PIN", OpUnpin: "UNPIN", OpMap: "MAP", OpCommit: "COMMIT",
 	OpChange: "CHANGE", OpAdmit: "ADMIT", OpLeaseInfo: "LEASEINFO", OpList: "LIST", OpWho: "WHO",
-	OpWould: "WOULD", OpStat: "STAT", OpSubscribe: "SUBSCRIBE", OpCancel: "CANCEL", OpGrow: "GROW",
+	OpWould: "WOULD", OpStat: "STAT", OpSubscribe: "SUBSCRIBE", OpCancel: "CANCEL", OpGrow: "GROW", OpScrub: "SCRUB",
 	OpBreak: "BREAK", OpEvent: "EVENT",
 }
 

@@ -51,6 +51,7 @@ func samples() []sample {
 		{"List", &wire.List{Kind: wire.ListPins, File: 4, Session: 5}, 24},
 		{"Cancel", &wire.Cancel{Request: 77}, 8},
 		{"Grow", &wire.Grow{Size: 20 << 30}, 8},
+		{"Scrub", &wire.Scrub{Bytes: 1 << 20, Cursor: []byte("f and so on")}, 16 + 11},
 		{"Break", &wire.Break{
 			Lease: 3, Seq: 4, Change: 5, Range: rng, Deadline: 1e18, Kind: wire.BreakAsked, Class: wire.ClassSubtractive,
 			Ask: wire.AskReturn, Flags: wire.BreakMerged,
@@ -252,7 +253,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for op := wire.OpHello; op <= wire.OpGrow; op++ {
+	for op := wire.OpHello; op <= wire.OpScrub; op++ {
 		if s := op.String(); s == "" || s[0] == 'O' {
 			t.Errorf("operation %d has no name", op)
 		}

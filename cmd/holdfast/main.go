@@ -120,6 +120,6 @@ Start with:  holdfast serve`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newWho(), newWould(), newEvents(), newStat(),
-		newGrow(), newClone(), newSnapshot(), newFallocate())
+		newGrow(), newScrub(), newClone(), newSnapshot(), newFallocate())
 	return root
 }

@@ -39,6 +39,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	}
 	f := cmd.Flags()
 	f.Var(&size, "size", "size of a new volume, for example 10G (default 10GiB); a block device is used whole")
+	f.BoolVar(&cfg.DataChecksums, "data-checksums", false, "checksums of all content, in a new volume: what the device spoils is EIO, never a wrong byte")
 	f.StringVar(&cfg.Device, "device", "", "file or block device for the volume's blocks (default DIR/device)")
 	f.StringVar(&cfg.Mount, "mount", "", "mount point (default DIR/mnt)")
 	f.BoolVar(&cfg.MountOver, "mount-over", false, "mount over a directory that is not empty")

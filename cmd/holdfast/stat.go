@@ -41,6 +41,9 @@ func printStat(w io.Writer, i fs.FileInfo) {
 		rows := make([][]string, len(i.Extents))
 		for n, e := range i.Extents {
 			state := e.State.String()
+			if i.DataChecksums && e.Addr.Seg != extent.Device {
+				state += ", no checksums until it comes home"
+			}
 			if e.Shared {
 				state += ", shared"
 			}

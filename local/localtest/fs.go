@@ -248,6 +248,11 @@ func (f *FS) Grow(_ context.Context, size int64) (int64, error) {
 	return size, nil
 }
 
+// Scrub implements local.FS.
+func (f *FS) Scrub(_ context.Context, cursor []byte, bytes int64) (any, error) {
+	return map[string]any{"next": cursor, "bytes": bytes}, nil
+}
+
 // Stat implements local.FS.
 func (f *FS) Stat(ctx context.Context, ino extent.Ino) (any, error) {
 	_, size, err := f.Attr(ctx, ino)

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"fmt"
 	"syscall"
 	"testing"
 
@@ -37,7 +38,13 @@ func (r *rig) shared(ino extent.Ino, p extent.Range) bool {
 // TestWriteToShared: a write to shared blocks gives the file others, and meets those
 // who hold the range: pins refuse it, breakable leases are told.
 func TestWriteToShared(t *testing.T) {
-	r := newRig(t)
+	for _, sums := range []bool{false, true} {
+		t.Run(fmt.Sprintf("checksums=%v", sums), func(t *testing.T) { testWriteToShared(t, sums) })
+	}
+}
+
+func testWriteToShared(t *testing.T, sums bool) {
+	r := newRig(t, func(r *rig) { r.vopts.DataChecksums = sums })
 	ino, twin := r.clone(4)
 	h, other := r.session(4711), r.session(4712)
 	l := h.lease(ino, rng(0, block), layout.Read)

@@ -38,6 +38,7 @@ type rig struct {
 	opts  Options
 	arbs  arbiter.Config
 	size  int64
+	vopts volume.Options // that it is made with
 	ticks chan time.Time
 
 	mu  sync.Mutex
@@ -78,7 +79,7 @@ func makeRig(t tester, dir string, change ...func(*rig)) *rig {
 	st, err := store.Create("meta", store.Options{FS: r.mem})
 	r.must(err)
 	r.st = st
-	r.must(volume.Create(r.dev, st, volume.Options{}))
+	r.must(volume.Create(r.dev, st, r.vopts))
 	r.start()
 	return r
 }

@@ -46,8 +46,8 @@ func (e mapping) readable() bool { return e.win.Seg != 0 || e.state == extent.Wr
 // to a window comes home some day, so that home counts as well.
 func (e mapping) overwritable() bool { return e.readable() && !e.shared }
 
-// windowed reports whether the bytes are in a window.
-func (e mapping) windowed() bool { return e.win.Seg != 0 }
+// inWindow is overwritable where what is on the device has checksums.
+func (e mapping) inWindow() bool { return e.win.Seg != 0 && !e.shared }
 
 // extent is the mapping as the outside sees it: the window is the address, and
 // its content counts as written.

@@ -219,7 +219,7 @@ func (n *Inode) Plan(r extent.Range) (written bool) {
 // overwritable says what bytes can be replaced where they are, beside others who do.
 func (v *Volume) overwritable() func(mapping) bool {
 	if v.sums != nil {
-		return mapping.windowed // what is on the device gets other blocks, as what is shared
+		return mapping.inWindow // what is on the device gets other blocks, as what is shared
 	}
 	return mapping.overwritable
 }

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 
 	"holdfast/extent"
@@ -124,6 +125,11 @@ func (n *Inode) cowParts(r extent.Range) (out []mapping) {
 		return true
 	})
 	return out
+}
+
+// writeParts is cowParts where r is to be written, in windows where they are over it.
+func (n *Inode) writeParts(r extent.Range) []mapping {
+	return slices.DeleteFunc(n.cowParts(r), mapping.inWindow)
 }
 
 // zeroParts is cowParts where r is to become zeros: what becomes unwritten only is not

@@ -36,7 +36,7 @@ func (n *Inode) Write(p []byte, off int64) error {
 		return err
 	}
 	r := extent.Range{Off: off, End: off + int64(len(p))}
-	before, err := n.claim(r, n.aheadFor(r), n.cowParts)
+	before, err := n.claim(r, n.aheadFor(r), n.writeParts)
 	if err != nil {
 		return fmt.Errorf("inode %d: %w", n.Ino, err)
 	}

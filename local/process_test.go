@@ -231,11 +231,29 @@ func growHelper(args []string) error {
 	}
 	defer c.Close()
 	_, err = c.Grow(context.Background(), 1<<20)
-	fmt.Println("refused", errors.Is(err, syscall.EPERM))
+	_, serr := c.Scrub(context.Background(), nil, 0)
+	fmt.Println("refused", errors.Is(err, syscall.EPERM) && errors.Is(serr, syscall.EPERM))
 	return nil
 }
 
-// The size of the volume is for administrators.
+// A scrub is done in steps, each of which says where the next begins.
+func TestScrub(t *testing.T) {
+	s := localtest.Start(t, localtest.Options{})
+	c, err := client.Dial(t.Context(), s.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got, err := c.Scrub(t.Context(), []byte("cursor"), 4096)
+	if err != nil || string(got) != `{"bytes":4096,"next":"Y3Vyc29y"}` {
+		t.Errorf("%s, %v", got, err)
+	}
+	if _, err := c.Scrub(t.Context(), make([]byte, 193), 0); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("a long cursor: %v", err)
+	}
+}
+
+// The size of the volume, and what is damaged in it, are for administrators.
 func TestGrow(t *testing.T) {
 	s := localtest.Start(t, localtest.Options{})
 	c, err := client.Dial(t.Context(), s.Socket)

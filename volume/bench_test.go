@@ -101,13 +101,15 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 }
 
 // onDisk makes a volume on real files.
-func onDisk(b testing.TB, size int64) *Volume {
+func onDisk(b testing.TB, size int64) *Volume { return onDiskWith(b, size, Options{}) }
+
+func onDiskWith(b testing.TB, size int64, o Options) *Volume {
 	dir := b.TempDir()
 	dev, err := device.Create(filepath.Join(dir, "device"), size)
 	must(b, err)
 	st, err := store.Create(filepath.Join(dir, "meta"), store.Options{})
 	must(b, err)
-	must(b, Create(dev, st, Options{}))
+	must(b, Create(dev, st, o))
 	v, err := Open(context.Background(), dev, st, Options{})
 	must(b, err)
 	b.Cleanup(func() {
@@ -131,6 +133,45 @@ func BenchmarkStream(b *testing.B) {
 		}
 		must(b, v.Sync(context.Background(), n, &mu))
 		must(b, v.Delete(n))
+	}
+}
+
+// BenchmarkSums does the same with and without checksums of data.
+func BenchmarkSums(b *testing.B) {
+	const size = 64 * mib
+	var mu sync.RWMutex
+	for _, sums := range []bool{false, true} {
+		run := func(name string, length int64, op func(v *Volume, n *Inode, p []byte, off int64) error) {
+			b.Run(fmt.Sprintf("%s/checksums=%v", name, sums), func(b *testing.B) {
+				v := onDiskWith(b, 1<<30, Options{DataChecksums: sums})
+				n := newFile(b, v)
+				must(b, n.Write(make([]byte, size), 0))
+				must(b, v.Sync(context.Background(), n, &mu))
+				p, rng := make([]byte, length), rand.New(rand.NewPCG(1, 2))
+				b.SetBytes(length)
+				for b.Loop() {
+					must(b, op(v, n, p, rng.Int64N(size/length)*length))
+				}
+			})
+		}
+		for name, length := range map[string]int64{"1MiB": mib, "4KiB": extent.BlockSize} {
+			run("read-"+name, length, func(_ *Volume, n *Inode, p []byte, off int64) error {
+				_, err := n.ReadAt(p, off)
+				return err
+			})
+			run("overwrite-"+name, length, func(_ *Volume, n *Inode, p []byte, off int64) error {
+				if n.Plan(extent.Range{Off: off, End: off + length}) {
+					return n.Overwrite(p, off)
+				}
+				return n.Write(p, off)
+			})
+			run("overwrite-sync-"+name, length, func(v *Volume, n *Inode, p []byte, off int64) error {
+				if err := n.Write(p, off); err != nil {
+					return err
+				}
+				return v.Sync(context.Background(), n, &mu)
+			})
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ func TestFaults(t *testing.T) {
 				f := on
 				step := 1
 				if testing.Short() {
-					step = 5
+					step = 20
 				}
 				for more := true; more; f.N += step {
 					var err error

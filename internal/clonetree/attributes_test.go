@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -96,6 +97,26 @@ func TestAttributes(t *testing.T) {
 	for name, want := range values {
 		if got := xattr(t, dir+"/clone", name); got != want {
 			t.Errorf("%s: %d bytes %.40q, want %d", name, len(got), got, len(want))
+		}
+	}
+}
+
+// TestByLink: a clone of what a link leads to has its attributes, not those of the link, and
+// may have any name that a file can have.
+func TestByLink(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(dir+"/src", 0o755))
+	must(t, os.WriteFile(dir+"/src/file", []byte("content"), 0o600))
+	setxattr(t, dir+"/src/file", "user.test", []byte("of the file"))
+	setxattr(t, dir+"/src", "user.test", []byte("of the directory"))
+	must(t, os.Symlink("src", dir+"/link"))
+	must(t, os.Symlink("file", dir+"/src/link"))
+	long := dir + "/" + strings.Repeat("n", 255)
+	must(t, File(dir+"/link/link", long))
+	must(t, Tree(never, dir+"/link", dir+"/tree"))
+	for path, want := range map[string]string{long: "of the file", dir + "/tree": "of the directory", dir + "/tree/file": "of the file"} {
+		if got := xattr(t, path, "user.test"); got != want {
+			t.Errorf("%.40s: attribute %q, want %q", path, got, want)
 		}
 	}
 }

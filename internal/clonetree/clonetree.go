@@ -28,6 +28,10 @@ func File(src, dst string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%s is not a regular file: %w", src, syscall.EINVAL)
 	}
+	src, err := filepath.EvalSymlinks(src) // what is below takes links as they are
+	if err != nil {
+		return err
+	}
 	return whole(dst, func(tmp string) error { return file(src, tmp, &st) })
 }
 
@@ -45,6 +49,10 @@ func Tree(stop func() error, src, dst string) error {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return fmt.Errorf("%s is not a directory: %w", src, syscall.ENOTDIR)
+	}
+	src, err := filepath.EvalSymlinks(src) // what is below takes links as they are
+	if err != nil {
+		return err
 	}
 	return whole(dst, func(tmp string) error {
 		t := tree{stop: stop, dev: st.Dev, links: make(map[uint64]string)}
@@ -67,7 +75,8 @@ func whole(dst string, make func(tmp string) error) error {
 		return &os.PathError{Op: "clone", Path: dst, Err: syscall.EEXIST}
 	}
 	dir := filepath.Dir(dst)
-	tmp := filepath.Join(dir, fmt.Sprintf(".%s.%d", filepath.Base(dst), os.Getpid()))
+	base := filepath.Base(dst)
+	tmp := filepath.Join(dir, fmt.Sprintf(".%s.%d", base[:min(len(base), 200)], os.Getpid())) // no longer than a name can be
 	if err := make(tmp); err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}

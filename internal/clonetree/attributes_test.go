@@ -114,6 +114,14 @@ func TestByLink(t *testing.T) {
 	long := dir + "/" + strings.Repeat("n", 255)
 	must(t, File(dir+"/link/link", long))
 	must(t, Tree(never, dir+"/link", dir+"/tree"))
+	before, err := os.Stat(dir)
+	must(t, err)
+	if err := File(dir+"/src/file", long+"n"); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("a name of 256 bytes: %v", err)
+	}
+	if after, err := os.Stat(dir); err != nil || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("something was made for a name that cannot be: %v", err)
+	}
 	for path, want := range map[string]string{long: "of the file", dir + "/tree": "of the directory", dir + "/tree/file": "of the file"} {
 		if got := xattr(t, path, "user.test"); got != want {
 			t.Errorf("%.40s: attribute %q, want %q", path, got, want)

@@ -71,8 +71,11 @@ func Tree(stop func() error, src, dst string) error {
 // whole calls make for a name beside dst, and gives what it made the name dst when it
 // is durable.
 func whole(dst string, make func(tmp string) error) error {
-	if _, err := os.Lstat(dst); err == nil {
+	switch _, err := os.Lstat(dst); {
+	case err == nil:
 		return &os.PathError{Op: "clone", Path: dst, Err: syscall.EEXIST}
+	case !errors.Is(err, syscall.ENOENT):
+		return err // no name for a file
 	}
 	dir := filepath.Dir(dst)
 	base := filepath.Base(dst)

@@ -175,6 +175,9 @@ func TestShiftMeets(t *testing.T) {
 		wantErr(t, r.Reshape(ctx, h.caller(), ino, mode, rng(0, block)), syscall.EDEADLK, "%s before an own pin", what)
 		wantErr(t, r.Reshape(ctx, Caller{}, ino, mode, rng(0, 100)), syscall.EINVAL, "%s of a part", what)
 	}
+	// What makes no sense is no reason to ask anybody.
+	wantErr(t, r.Reshape(ctx, Caller{}, ino, unix.FALLOC_FL_COLLAPSE_RANGE, rng(6*block, 8*block)), syscall.EINVAL, "collapse to the end")
+	wantErr(t, r.Reshape(ctx, Caller{}, ino, unix.FALLOC_FL_INSERT_RANGE, rng(0, extent.MaxSize)), syscall.EFBIG, "insertion of too much")
 	r.must(r.arb.Unpin(ctx, h.id, p))
 	r.must(r.arb.CloseContext(ctx, c))
 	copy(v.at(6*block), "stored")

@@ -30,9 +30,9 @@ func (f *FS) Fallocate(ctx context.Context, c Caller, ino extent.Ino, mode uint3
 		case unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE:
 			return f.zeroRange(ctx, c, i, r, keep)
 		case unix.FALLOC_FL_COLLAPSE_RANGE:
-			return f.shift(ctx, c, i, r, i.n.Collapse)
+			return f.shift(ctx, c, i, r, i.n.CanCollapse, i.n.Collapse)
 		case unix.FALLOC_FL_INSERT_RANGE:
-			return f.shift(ctx, c, i, r, i.n.Insert)
+			return f.shift(ctx, c, i, r, i.n.CanInsert, i.n.Insert)
 		case unix.FALLOC_FL_UNSHARE_RANGE, unix.FALLOC_FL_UNSHARE_RANGE | unix.FALLOC_FL_KEEP_SIZE:
 			if err := f.allocate(ctx, c, i, r, keep); err != nil {
 				return err
@@ -83,14 +83,14 @@ func (f *FS) zeroRange(ctx context.Context, c Caller, i *inode, r extent.Range, 
 }
 
 // shift takes a range out of the file or puts one in: all behind its beginning comes
-// to lie elsewhere in the file.
-func (f *FS) shift(ctx context.Context, c Caller, i *inode, r extent.Range, apply func(extent.Range) error) error {
+// to lie elsewhere in the file. What makes no sense is refused before anybody is asked.
+func (f *FS) shift(ctx context.Context, c Caller, i *inode, r extent.Range, can, apply func(extent.Range) error) error {
 	return f.change(ctx, c, i, func() (plan, error) {
 		if err := i.regular(); err != nil {
 			return plan{}, err
 		}
-		if r.RoundOut() != r {
-			return plan{}, fmt.Errorf("shift by %v, not whole blocks: %w", r, syscall.EINVAL)
+		if err := can(r); err != nil {
+			return plan{}, err
 		}
 		return plan{layout.Subtractive, extent.Range{Off: r.Off, End: extent.Inf}, comeHome}, nil
 	}, func() error {

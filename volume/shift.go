@@ -17,8 +17,8 @@ const movesPerBatch = (store.MaxOps - 8) / 4
 // that was pending, and a crash leaves all of it or nothing. It needs n
 // exclusive, and no window on [r.Off, ∞).
 func (n *Inode) Collapse(r extent.Range) error {
-	if r.Off < 0 || r.Empty() || r.RoundOut() != r || r.End >= n.Attr.Size {
-		return fmt.Errorf("collapse %v of %d bytes: %w", r, n.Attr.Size, syscall.EINVAL)
+	if err := n.CanCollapse(r); err != nil {
+		return err
 	}
 	return n.shift(intent{kind: collapsing, r: r, at: r.Off, size: n.Attr.Size - r.Len()})
 }
@@ -26,13 +26,29 @@ func (n *Inode) Collapse(r extent.Range) error {
 // Insert moves what begins at r.Off, before the end of file, up by the length of r,
 // whole blocks, and leaves a hole there. The rest is as for Collapse.
 func (n *Inode) Insert(r extent.Range) error {
+	if err := n.CanInsert(r); err != nil {
+		return err
+	}
+	return n.shift(intent{kind: inserting, r: r, at: extent.MaxSize, size: n.Attr.Size + r.Len()})
+}
+
+// CanCollapse says whether a Collapse of r makes sense. It needs n shared.
+func (n *Inode) CanCollapse(r extent.Range) error {
+	if r.Off < 0 || r.Empty() || r.RoundOut() != r || r.End >= n.Attr.Size {
+		return fmt.Errorf("collapse %v of %d bytes: %w", r, n.Attr.Size, syscall.EINVAL)
+	}
+	return nil
+}
+
+// CanInsert says whether an Insert of r makes sense. It needs n shared.
+func (n *Inode) CanInsert(r extent.Range) error {
 	switch {
 	case r.Off < 0 || r.Empty() || r.RoundOut() != r || r.Off >= n.Attr.Size:
 		return fmt.Errorf("insert %v into %d bytes: %w", r, n.Attr.Size, syscall.EINVAL)
 	case r.Len() > extent.MaxSize-n.Attr.Size:
 		return fmt.Errorf("insert %v into %d bytes: %w", r, n.Attr.Size, syscall.EFBIG)
 	}
-	return n.shift(intent{kind: inserting, r: r, at: extent.MaxSize, size: n.Attr.Size + r.Len()})
+	return nil
 }
 
 func (n *Inode) shift(i intent) error {

@@ -228,15 +228,15 @@ func (m *Model) punch(op Op, n *node) syscall.Errno {
 
 // shift takes whole blocks out of the file, or puts a hole in.
 func (m *Model) shift(op Op, n *node) syscall.Errno {
-	if op.Off%BlockSize != 0 || op.Len%BlockSize != 0 {
+	collapse := op.Flags == unix.FALLOC_FL_COLLAPSE_RANGE
+	switch {
+	case op.Off%BlockSize != 0 || op.Len%BlockSize != 0:
+		return syscall.EINVAL
+	case op.Off >= n.size || collapse && op.Len >= n.size-op.Off:
 		return syscall.EINVAL
 	}
 	if errno := m.breakLeases(op, n, op.Off, inf-op.Off); errno != 0 {
 		return errno
-	}
-	collapse := op.Flags == unix.FALLOC_FL_COLLAPSE_RANGE
-	if op.Off >= n.size || collapse && op.Len >= n.size-op.Off {
-		return syscall.EINVAL
 	}
 	by := op.Len
 	if collapse {

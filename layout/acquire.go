@@ -34,8 +34,11 @@ func (m *Machine) modify(in *Input) {
 	case in.Access > Write || in.Mode > Exclusive:
 		m.deny(in, syscall.EINVAL, "no such access or mode")
 		return
-	case l.closed || l.session.dead:
+	case l.closed || m.sessions.get(uint64(in.Session)).dead:
 		m.deny(in, syscall.EPERM, "the handle of the lease is closed")
+		return
+	case l.shared():
+		m.deny(in, syscall.EBUSY, "several sessions hold the lease")
 		return
 	case in.Access == Read && l.access == Write && l.writePins():
 		m.deny(in, syscall.EBUSY, "the lease has pins for writing")

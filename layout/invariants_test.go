@@ -10,7 +10,7 @@ import (
 func errnoName(e Effect) string {
 	names := map[syscall.Errno]string{
 		syscall.EAGAIN: "EAGAIN", syscall.EBUSY: "EBUSY", syscall.EDEADLK: "EDEADLK", syscall.EINVAL: "EINVAL", syscall.ENOENT: "ENOENT",
-		syscall.EOPNOTSUPP: "EOPNOTSUPP", syscall.EPERM: "EPERM", syscall.ESRCH: "ESRCH", syscall.ETXTBSY: "ETXTBSY",
+		syscall.EOPNOTSUPP: "EOPNOTSUPP", syscall.EPERM: "EPERM", syscall.EEXIST: "EEXIST", syscall.ESRCH: "ESRCH", syscall.ETXTBSY: "ETXTBSY",
 	}
 	if n := names[e.Errno]; n != "" {
 		return n
@@ -107,7 +107,7 @@ func checkFile(m *Machine, f *file) error {
 	})
 	for i, a := range ls { // exclusive means that no one else holds a lease on the range
 		for _, b := range ls[i+1:] {
-			if a.session == b.session || a.mode == Shared && b.mode == Shared {
+			if a.slot() == b.slot() && !a.shared() || a.mode == Shared && b.mode == Shared {
 				continue
 			}
 			for _, p := range a.pieces() {
@@ -160,11 +160,11 @@ func checkApplying(m *Machine, q *request, ls []*lease) error {
 	own := m.slot(q.session)
 	for _, l := range ls {
 		switch {
-		case !l.overlaps(q.r), own != 0 && l.session.slot == own && l.pinned() == 0:
+		case !l.overlaps(q.r), own != 0 && l.slot() == own && l.pinned() == 0:
 			continue
-		case q.class == Additive && l.mode == Exclusive && l.session.slot != own:
+		case q.class == Additive && l.mode == Exclusive && l.slot() != own:
 			return fmt.Errorf("invariant 5: exclusive lease %d beside change %d", l.id, q.id)
-		case q.class != Additive && (own == 0 || l.session.slot != own):
+		case q.class != Additive && (own == 0 || l.slot() != own):
 			return fmt.Errorf("invariant 5: lease %d beside change %d", l.id, q.id)
 		}
 	}

@@ -118,7 +118,7 @@ func (m *Machine) pinsIn(f *file, r extent.Range, id SessionID) (own, others boo
 		return f.pins.first(query{r: r, only: slot}) != nil, f.pins.first(query{r: r, not: slot}) != nil
 	}
 	f.pins.each(query{r: r}, func(it *item[pin]) bool {
-		if slices.Contains(kin, it.val.lease.session) {
+		if slices.Contains(kin, it.val.context.session) {
 			own = true
 		} else {
 			others = true
@@ -179,7 +179,7 @@ func (m *Machine) judgeGrant(q *request) verdict {
 func (l *lease) pinnedIn(r extent.Range) bool {
 	found := false
 	if l.pinned() > 0 {
-		l.file.pins.each(query{r: r, only: l.session.slot}, func(it *item[pin]) bool {
+		l.file.pins.each(query{r: r, only: l.pinners()}, func(it *item[pin]) bool {
 			found = it.val.lease == l
 			return !found
 		})
@@ -194,7 +194,7 @@ func (m *Machine) judgePiece(q *request, p piece, own uint32) verdict {
 		switch {
 		case f.leases.first(query{r: p.Range, class: unbreakable, not: own}) != nil:
 			return verdict{refused, syscall.EBUSY, reasonUnbreakable}
-		case f.pins.first(query{r: p.Range, not: own}) != nil:
+		case f.pins.first(query{r: p.Range, not: own}) != nil || f.pinsElsewhere(p.Range, own):
 			return verdict{refused, syscall.EBUSY, reasonPins}
 		case f.leases.first(query{r: p.Range, not: own}) != nil:
 			return verdict{conflict, 0, reasonBreaking}

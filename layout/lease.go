@@ -49,7 +49,9 @@ type slow struct {
 	brks    *brk
 	pins    *pin
 	npins   int
-	retry   timer // of failed pieces
+	holders []*session // of a lease that was shared: all who hold it, in the order in which they came
+	mingled bool       // pins under it may be of several sessions
+	retry   timer      // of failed pieces
 	backoff Instant
 }
 
@@ -120,7 +122,7 @@ func (l *lease) hull() extent.Range {
 }
 
 func (l *lease) item(p piece) item[lease] {
-	it := item[lease]{key: key{p.Off, uint64(l.id)}, end: p.End, val: l, owner: l.session.slot, class: 1 << any_}
+	it := item[lease]{key: key{p.Off, uint64(l.id)}, end: p.End, val: l, owner: l.slot(), class: 1 << any_}
 	if l.mode == Exclusive {
 		it.class |= 1 << exclusive
 	}
@@ -209,7 +211,7 @@ func (m *Machine) lookup(in *Input) *lease {
 	switch {
 	case l == nil:
 		m.deny(in, syscall.ENOENT, "no such lease")
-	case l.session.id != in.Session:
+	case !l.heldBy(in.Session):
 		m.deny(in, syscall.EPERM, "the lease belongs to another session")
 	default:
 		return l
@@ -254,14 +256,21 @@ func (m *Machine) giveBack(in *Input) {
 		return
 	}
 	m.progress(l, r)
-	m.release(l, r, true)
+	m.release(l, r, in.Session)
 }
 
-// release takes r from the holder. What was mapped stays in the way until the storage has detached it.
-func (m *Machine) release(l *lease, r extent.Range, tell bool) {
+// release takes r from the holder, who is told if he is named. What was mapped stays in the way until the storage has detached it.
+func (m *Machine) release(l *lease, r extent.Range, by SessionID) {
+	m.surrender(l, r, by)
+	m.settle(l)
+}
+
+// surrender is release; settle has to follow.
+func (m *Machine) surrender(l *lease, r extent.Range, by SessionID) {
 	l.carve(r, isLive, unmapping, !l.mapped, func(p extent.Range) {
 		e := Effect{Kind: Returned, Lease: l.id, File: l.file.ino, Session: l.session.id, Range: p, Seq: uint64(l.seq), Tag: l.tag}
-		if tell {
+		if by != 0 {
+			e.Session = by
 			m.emit(e)
 		}
 		if l.mapped {
@@ -269,7 +278,6 @@ func (m *Machine) release(l *lease, r extent.Range, tell bool) {
 			m.emit(e)
 		}
 	})
-	m.settle(l)
 }
 
 // closeLease is OpCloseLease. Close of a pinned lease hands it to its contexts.
@@ -283,6 +291,10 @@ func (m *Machine) closeLease(in *Input) {
 		m.deny(in, syscall.EOPNOTSUPP, "only on_close = transfer is supported")
 		return
 	}
+	if l.shared() && in.Session != 0 {
+		m.leave(l, in)
+		return
+	}
 	l.closed = true
 	if l.slow == nil && !l.mapped { // most leases: whole, and nobody has asked for it
 		l.file.leases.remove(l.one[0].Off, uint64(l.id))
@@ -291,7 +303,7 @@ func (m *Machine) closeLease(in *Input) {
 		return
 	}
 	if l.pinned() == 0 {
-		m.release(l, everything, false)
+		m.release(l, everything, 0)
 		return
 	}
 	for _, c := range l.contexts() {
@@ -324,8 +336,7 @@ func (m *Machine) forget(l *lease) {
 	}
 	e := m.effect()
 	e.Kind, e.Lease, e.File, e.Session, e.Tag = Released, l.id, l.file.ino, s.id, l.tag
-	s.leases--
-	m.dropSession(s)
+	m.disperse(l)
 	*l = lease{}
 	if len(m.freeLeases) < maxPooled {
 		m.freeLeases = append(m.freeLeases, l)

@@ -72,6 +72,7 @@ type session struct {
 	slot                   uint32
 	dead                   bool
 	leases, contexts, pins int
+	joined                 []*lease // of those that it holds, the shared ones
 }
 
 // context stands for a subsystem object.
@@ -146,6 +147,10 @@ func (m *Machine) Step(now Instant, in *Input) []Effect {
 		m.pin(in)
 	case OpUnpin:
 		m.unpin(in)
+	case OpClaim:
+		m.claim(in)
+	case OpShare:
+		m.share(in)
 	case OpBreak:
 		m.change(in)
 	case OpDone:
@@ -242,6 +247,9 @@ func (m *Machine) endSession(in *Input) {
 		return
 	}
 	s.dead = true
+	for _, l := range s.joined {
+		l.promote()
+	}
 	for _, id := range m.queuedIDs() {
 		if q := m.queued[id]; q != nil && q.kind != changing && q.session == s.id {
 			f := q.file
@@ -312,8 +320,6 @@ func (m *Machine) register(in *Input) {
 		m.deny(in, syscall.ESRCH, "no such session")
 	case in.Context == 0 || m.contexts[in.Context] != nil:
 		m.deny(in, syscall.EINVAL, "the context is known already")
-	case in.OnPass != Strict:
-		m.deny(in, syscall.EOPNOTSUPP, "on_pass = share is not supported")
 	default:
 		m.contexts[in.Context] = &context{id: in.Context, session: s}
 		s.contexts++

@@ -15,7 +15,7 @@ type model struct {
 	pins     []*mPin
 	requests []*mRequest
 	dead     map[SessionID]bool
-	bare     map[SessionID]bool // dead, and its context is closed
+	contexts map[ContextID]SessionID
 	now      Instant
 	owner    map[SessionID]OwnerID
 	breaks   int       // requests on a file that may be breaking at a time
@@ -29,7 +29,8 @@ const modelBlocks = 9 // the last stands for [8, ∞)
 type mLease struct {
 	id          LeaseID
 	file        extent.Ino
-	session     SessionID
+	session     SessionID   // who speaks for it
+	holders     []SessionID // all who hold it
 	blocks      [modelBlocks]pieceState // valid where has
 	has         [modelBlocks]bool
 	access      Access
@@ -42,6 +43,7 @@ type mLease struct {
 type mPin struct {
 	id      PinID
 	lease   *mLease
+	session SessionID
 	context ContextID
 	r       extent.Range
 }
@@ -129,7 +131,7 @@ func (q *mRequest) ranges() []extent.Range {
 
 // inWay says whether a lease, if broken, must go for q.
 func (q *mRequest) inWay(l *mLease, test func(pieceState) bool) bool {
-	if l.file != q.file || sameSession(l.session, q.session) {
+	if l.file != q.file || sameSession(l.sole(), q.session) {
 		return false
 	}
 	if q.kind != changing && q.mode == Shared && l.mode == Shared {
@@ -196,9 +198,11 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 			if !p.r.Overlaps(r) {
 				continue
 			}
-			if q.kind == changing && md.sameOwner(p.lease.session, q.session) {
+			alone := p.session == q.session && p.lease.sole() == q.session
+			switch {
+			case q.kind == changing && md.sameOwner(p.session, q.session):
 				ownPins = true
-			} else if q.inWay(p.lease, anyState) {
+			case q.kind == changing, q.mode == Exclusive && !alone, q.inWay(p.lease, anyState):
 				otherPins = true
 			}
 		}
@@ -221,7 +225,7 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 	switch {
 	case q.class == Additive:
 		for _, l := range md.leases {
-			if l.file == q.file && l.mode == Exclusive && !sameSession(l.session, q.session) && l.touches(q.r, anyState) {
+			if l.file == q.file && l.mode == Exclusive && !sameSession(l.sole(), q.session) && l.touches(q.r, anyState) {
 				return refused, syscall.ETXTBSY
 			}
 		}
@@ -251,7 +255,12 @@ func (md *model) sameOwner(a, b SessionID) bool {
 }
 
 func (md *model) gone(s SessionID) bool {
-	return md.dead[s] && md.bare[s] && !slices.ContainsFunc(md.leases, func(l *mLease) bool { return l.session == s && l.alive() })
+	for _, owner := range md.contexts {
+		if owner == s {
+			return false
+		}
+	}
+	return md.dead[s] && !slices.ContainsFunc(md.leases, func(l *mLease) bool { return l.heldBy(s) && l.alive() })
 }
 
 func (md *model) crowded(q *mRequest) bool {
@@ -301,7 +310,7 @@ func (md *model) act(q *mRequest, kind verdictKind, errno syscall.Errno) bool {
 		md.tell(q, Granted, 0)
 		switch q.kind {
 		case acquiring:
-			l := &mLease{file: q.file, session: q.session, access: q.access, mode: q.mode, unbreakable: q.unbreakable}
+			l := &mLease{file: q.file, session: q.session, holders: []SessionID{q.session}, access: q.access, mode: q.mode, unbreakable: q.unbreakable}
 			for i := range l.has {
 				l.has[i] = mBlock(i).Overlaps(q.r)
 			}
@@ -352,12 +361,12 @@ func (md *model) findHolders(q *mRequest, held bool) []SessionID {
 	if held {
 		for _, l := range md.leases {
 			if l.unbreakable && q.inWay(l, isLive) {
-				ids = append(ids, l.session)
+				ids = append(ids, l.holders...)
 			}
 		}
 		for _, p := range md.pins {
-			if p.lease.file == q.file && p.r.Overlaps(q.r) && !sameSession(p.lease.session, q.session) {
-				ids = append(ids, p.lease.session)
+			if p.lease.file == q.file && p.r.Overlaps(q.r) && !sameSession(p.session, q.session) {
+				ids = append(ids, p.session)
 			}
 		}
 	}

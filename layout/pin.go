@@ -34,10 +34,10 @@ func (m *Machine) pin(in *Input) {
 	case c == nil:
 		m.deny(in, syscall.ENOENT, "no such context")
 		return
-	case c.session != l.session:
+	case c.session.id != in.Session:
 		m.deny(in, syscall.EPERM, "the context belongs to another session")
 		return
-	case l.closed || l.session.dead:
+	case l.closed || c.session.dead:
 		m.deny(in, syscall.EPERM, "the handle of the lease is closed")
 		return
 	case in.Access == Write && l.access == Read:
@@ -50,28 +50,51 @@ func (m *Machine) pin(in *Input) {
 		m.deny(in, syscall.EINVAL, "the lease does not cover the range")
 		return
 	}
-	p := &pin{id: PinID(m.newID()), lease: l, context: c, r: r, access: in.Access}
-	s := l.rare()
-	p.nextOfLease, p.nextOfContext = s.pins, c.pins
-	if s.pins != nil {
-		s.pins.prevOfLease = p
-	}
+	p := &pin{id: PinID(m.newID()), context: c, r: r, access: in.Access}
+	p.nextOfContext = c.pins
 	if c.pins != nil {
 		c.pins.prevOfContext = p
 	}
-	s.pins, c.pins = p, p
-	s.npins++
-	l.session.pins++
+	c.pins = p
 	m.pins[p.id] = p
-	it := item[pin]{key: key{r.Off, uint64(p.id)}, end: r.End, val: p, owner: l.session.slot, class: 1 << any_}
-	l.file.pins.insert(&it)
+	p.under(l)
 	m.emit(p.effect(Pinned))
+}
+
+// under puts the pin in the lease, and in the tree of its file.
+func (p *pin) under(l *lease) {
+	s := l.rare()
+	p.lease, p.prevOfLease, p.nextOfLease = l, nil, s.pins
+	if s.pins != nil {
+		s.pins.prevOfLease = p
+	}
+	s.pins = p
+	s.npins++
+	p.context.session.pins++
+	it := item[pin]{key: key{p.r.Off, uint64(p.id)}, end: p.r.End, val: p, owner: p.context.session.slot, class: 1 << any_}
+	l.file.pins.insert(&it)
+}
+
+// leave takes the pin out of its lease, and of the tree.
+func (p *pin) leave() {
+	l := p.lease
+	l.file.pins.remove(p.r.Off, uint64(p.id))
+	if p.prevOfLease != nil {
+		p.prevOfLease.nextOfLease = p.nextOfLease
+	} else {
+		l.slow.pins = p.nextOfLease
+	}
+	if p.nextOfLease != nil {
+		p.nextOfLease.prevOfLease = p.prevOfLease
+	}
+	l.slow.npins--
+	p.context.session.pins--
 }
 
 func (p *pin) effect(kind EffectKind) Effect {
 	return Effect{
 		Kind: kind, Pin: p.id, Lease: p.lease.id, Context: p.context.id, File: p.lease.file.ino,
-		Session: p.lease.session.id, Range: p.r, Access: p.access,
+		Session: p.context.session.id, Range: p.r, Access: p.access,
 	}
 }
 
@@ -88,7 +111,7 @@ func (m *Machine) pinBarred(l *lease, r extent.Range) bool {
 			}
 			continue
 		}
-		if !sameSession(q.session, l.session.id) && (q.mode == Exclusive || l.mode == Exclusive) {
+		if !sameSession(q.session, l.sole()) && (q.mode == Exclusive || l.mode == Exclusive) {
 			return true
 		}
 	}
@@ -101,7 +124,7 @@ func (m *Machine) unpin(in *Input) {
 	switch {
 	case p == nil:
 		m.deny(in, syscall.ENOENT, "no such pin")
-	case p.lease.session.id != in.Session:
+	case p.context.session.id != in.Session:
 		m.deny(in, syscall.EPERM, "the pin belongs to another session")
 	default:
 		m.dropPin(p)
@@ -112,15 +135,7 @@ func (m *Machine) unpin(in *Input) {
 func (m *Machine) dropPin(p *pin) {
 	l := p.lease
 	delete(m.pins, p.id)
-	l.file.pins.remove(p.r.Off, uint64(p.id))
-	if p.prevOfLease != nil {
-		p.prevOfLease.nextOfLease = p.nextOfLease
-	} else {
-		l.slow.pins = p.nextOfLease
-	}
-	if p.nextOfLease != nil {
-		p.nextOfLease.prevOfLease = p.prevOfLease
-	}
+	p.leave()
 	if p.prevOfContext != nil {
 		p.prevOfContext.nextOfContext = p.nextOfContext
 	} else {
@@ -129,12 +144,14 @@ func (m *Machine) dropPin(p *pin) {
 	if p.nextOfContext != nil {
 		p.nextOfContext.prevOfContext = p.prevOfContext
 	}
-	l.slow.npins--
-	l.session.pins--
 	m.emit(p.effect(Unpinned))
-	if l.closed && l.slow.npins == 0 {
-		m.release(l, everything, false)
-		return
-	}
+	m.unpinned(l)
 	m.settle(l)
+}
+
+// unpinned gives back a lease that only its pins kept, when the last has gone; settle has to follow.
+func (m *Machine) unpinned(l *lease) {
+	if l.closed && l.slow.npins == 0 {
+		m.surrender(l, everything, 0)
+	}
 }

@@ -23,20 +23,26 @@ func checkPair(t *rapid.T) {
 	breaks := rapid.SampledFrom([]int{1, 2, 64}).Draw(t, "breaks at a time")
 	p := &pair{
 		t: t, m: New(Config{BreakTime: modelBreakTime, MaxBreakTime: modelBreakTime, MaxBreaks: breaks}),
-		md: &model{dead: map[SessionID]bool{}, bare: map[SessionID]bool{}, owner: map[SessionID]OwnerID{}, breaks: breaks},
+		md: &model{dead: map[SessionID]bool{}, contexts: map[ContextID]SessionID{}, owner: map[SessionID]OwnerID{}, breaks: breaks},
 	}
 	if rapid.Bool().Draw(t, "two sessions of one process") {
 		p.md.owner[1], p.md.owner[2] = 7, 7
 	}
 	for s := SessionID(1); s <= 3; s++ {
 		p.m.Step(0, &Input{Op: OpOpenSession, Session: s, Owner: p.md.owner[s]})
-		p.m.Step(0, &Input{Op: OpRegister, Session: s, Context: ContextID(s)})
+		p.register(s)
 	}
 	t.Repeat(map[string]func(*rapid.T){
 		"acquire": p.acquire, "acquire2": p.acquire, "return": p.giveBack, "close": p.closeLease, "modify": p.modify, "mapped": p.mapped,
 		"pin": p.pin, "unpin": p.unpin, "break": p.change, "break2": p.change, "done": p.done, "abandon": p.abandon,
-		"detached": p.detached, "tick": p.tick, "end": p.endSession, "close context": p.closeContext, "": p.compare,
+		"detached": p.detached, "tick": p.tick, "end": p.endSession, "close context": p.closeContext,
+		"share": p.share, "claim": p.claim, "": p.compare,
 	})
+}
+
+func (p *pair) register(s SessionID) {
+	p.m.Step(p.md.now, &Input{Op: OpRegister, Session: s, Context: ContextID(s)})
+	p.md.contexts[ContextID(s)] = s
 }
 
 type pair struct {
@@ -146,7 +152,7 @@ func (p *pair) compare(t *rapid.T) {
 				}
 			}
 		}
-		got = append(got, fmt.Sprintf("%d %d %d %s %v %v %v %v", l.ID, l.File, l.Session, blocks, l.Access, l.Mode, l.Unbreakable, l.Closed))
+		got = append(got, fmt.Sprintf("%d %d %d %s %v %v %v %v", l.ID, l.File, l.Session, blocks, l.Access, l.Mode, l.Unbreakable, l.Closed)+fmt.Sprint(l.Holders))
 	}
 	for _, l := range p.md.leases {
 		var blocks [modelBlocks]byte
@@ -156,7 +162,7 @@ func (p *pair) compare(t *rapid.T) {
 				blocks[i] = "luCf"[l.blocks[i]]
 			}
 		}
-		want = append(want, fmt.Sprintf("%d %d %d %s %v %v %v %v", l.id, l.file, l.session, blocks, l.access, l.mode, l.unbreakable, l.closed))
+		want = append(want, fmt.Sprintf("%d %d %d %s %v %v %v %v", l.id, l.file, l.session, blocks, l.access, l.mode, l.unbreakable, l.closed)+fmt.Sprint(l.several()))
 	}
 	for ino := extent.Ino(1); ino <= 2; ino++ {
 		if f := p.m.files.get(uint64(ino)); f != nil {
@@ -171,10 +177,10 @@ func (p *pair) compare(t *rapid.T) {
 		}
 	}
 	for _, pn := range p.m.Pins(0) {
-		got = append(got, fmt.Sprintf("pin %d %d %v", pn.ID, pn.Lease, pn.Range))
+		got = append(got, fmt.Sprintf("pin %d %d %d %v", pn.ID, pn.Lease, pn.Session, pn.Range))
 	}
 	for _, pn := range p.md.pins {
-		want = append(want, fmt.Sprintf("pin %d %d %v", pn.id, pn.lease.id, pn.r))
+		want = append(want, fmt.Sprintf("pin %d %d %d %v", pn.id, pn.lease.id, pn.session, pn.r))
 	}
 	slices.Sort(got)
 	slices.Sort(want)
@@ -231,6 +237,12 @@ func (p *pair) modify(t *rapid.T) {
 	if l.closed || p.md.dead[l.session] {
 		t.Skip("closed")
 	}
+	if len(l.holders) > 1 {
+		p.md.remember()
+		p.md.told = append(p.md.told, mAnswer{Denied, 0, syscall.EBUSY})
+		p.step(in)
+		return
+	}
 	q := &mRequest{kind: modifying, file: l.file, session: l.session, lease: l, mode: in.Mode, access: in.Access, unbreakable: in.Unbreakable}
 	rs := q.ranges()
 	q.r = extent.Range{Off: rs[0].Off, End: rs[len(rs)-1].End}
@@ -245,16 +257,14 @@ func (p *pair) modify(t *rapid.T) {
 
 func (p *pair) giveBack(t *rapid.T) {
 	l, r := p.drawLease(t), p.drawRange(t)
+	in := Input{Op: OpReturn, Session: rapid.SampledFrom(l.holders).Draw(t, "holder"), Lease: l.id, Range: r}
 	p.md.remember()
-	for _, pn := range p.md.pins {
-		if pn.lease == l && pn.r.Overlaps(r) {
-			p.md.told = append(p.md.told, mAnswer{Denied, 0, syscall.EBUSY})
-			p.step(Input{Op: OpReturn, Session: l.session, Lease: l.id, Range: r})
-			return
-		}
+	if slices.ContainsFunc(p.md.pins, func(pn *mPin) bool { return pn.lease == l && pn.r.Overlaps(r) }) {
+		p.md.told = append(p.md.told, mAnswer{Denied, 0, syscall.EBUSY})
+	} else {
+		p.md.giveBack(l, r)
 	}
-	p.md.giveBack(l, r)
-	p.step(Input{Op: OpReturn, Session: l.session, Lease: l.id, Range: r})
+	p.step(in)
 }
 
 func (p *pair) closeLease(t *rapid.T) {
@@ -262,7 +272,14 @@ func (p *pair) closeLease(t *rapid.T) {
 	if l.closed {
 		t.Skip("closed")
 	}
+	in := Input{Op: OpCloseLease, Lease: l.id}
 	p.md.remember()
+	if len(l.holders) > 1 && rapid.Bool().Draw(t, "one of them") {
+		in.Session = rapid.SampledFrom(l.holders).Draw(t, "holder")
+		p.md.leave(l, in.Session)
+		p.step(in)
+		return
+	}
 	l.closed = true
 	if !p.md.pinned(l) {
 		p.md.giveBack(l, everything)
@@ -273,7 +290,7 @@ func (p *pair) closeLease(t *rapid.T) {
 			}
 		}
 	}
-	p.step(Input{Op: OpCloseLease, Lease: l.id})
+	p.step(in)
 }
 
 func (p *pair) mapped(t *rapid.T) {
@@ -297,10 +314,12 @@ func (p *pair) detached(t *rapid.T) {
 
 func (p *pair) pin(t *rapid.T) {
 	l, r := p.drawLease(t), p.drawRange(t)
-	if l.closed || p.md.dead[l.session] {
-		t.Skip("closed")
+	c := ContextID(rapid.IntRange(1, 3).Draw(t, "context"))
+	by := p.md.contexts[c]
+	if l.closed || p.md.dead[by] || !l.heldBy(by) {
+		t.Skip("closed, or not his")
 	}
-	in := Input{Op: OpPin, Session: l.session, Lease: l.id, Context: ContextID(l.session), Range: r}
+	in := Input{Op: OpPin, Session: by, Lease: l.id, Context: c, Range: r}
 	p.md.remember()
 	errno := syscall.Errno(0)
 	for i := range l.has {
@@ -310,7 +329,7 @@ func (p *pair) pin(t *rapid.T) {
 	}
 	for _, q := range p.md.requests {
 		bars := q.kind == changing && q.class != Additive ||
-			q.kind != changing && !sameSession(q.session, l.session) && (q.mode == Exclusive || l.mode == Exclusive)
+			q.kind != changing && !sameSession(q.session, l.sole()) && (q.mode == Exclusive || l.mode == Exclusive)
 		if q.file == l.file && q.r.Overlaps(r) && (bars || q.asked[l] != nil) {
 			errno = syscall.EAGAIN
 		}
@@ -323,7 +342,7 @@ func (p *pair) pin(t *rapid.T) {
 	p.step(in)
 	for _, pn := range p.m.Pins(0) {
 		if !slices.ContainsFunc(p.md.pins, func(o *mPin) bool { return o.id == pn.ID }) {
-			p.md.pins = append(p.md.pins, &mPin{id: pn.ID, lease: l, context: in.Context, r: r})
+			p.md.pins = append(p.md.pins, &mPin{id: pn.ID, lease: l, session: by, context: in.Context, r: r})
 		}
 	}
 }
@@ -342,7 +361,7 @@ func (p *pair) unpin(t *rapid.T) {
 	pn := rapid.SampledFrom(p.md.pins).Draw(t, "pin")
 	p.md.remember()
 	p.drop(pn)
-	p.step(Input{Op: OpUnpin, Session: pn.lease.session, Pin: pn.id})
+	p.step(Input{Op: OpUnpin, Session: pn.session, Pin: pn.id})
 }
 
 func (p *pair) closeContext(t *rapid.T) {
@@ -354,14 +373,13 @@ func (p *pair) closeContext(t *rapid.T) {
 		if pn := p.md.pins[i]; pn.context == c {
 			p.md.remember()
 			p.drop(pn)
-			p.step(Input{Op: OpUnpin, Session: pn.lease.session, Pin: pn.id})
+			p.step(Input{Op: OpUnpin, Session: pn.session, Pin: pn.id})
 		}
 	}
 	p.m.Step(p.md.now, &Input{Op: OpCloseContext, Context: c})
-	if s := SessionID(c); p.md.dead[s] {
-		p.md.bare[s] = true
-	} else {
-		p.m.Step(p.md.now, &Input{Op: OpRegister, Session: s, Context: c})
+	delete(p.md.contexts, c)
+	if s := SessionID(c); !p.md.dead[s] {
+		p.register(s)
 	}
 }
 
@@ -428,6 +446,9 @@ func (p *pair) endSession(t *rapid.T) {
 			p.md.requests = slices.DeleteFunc(p.md.requests, func(o *mRequest) bool { return o == q })
 			p.md.serve()
 		}
+	}
+	for _, l := range p.md.leases {
+		p.md.promote(l)
 	}
 	for _, q := range p.md.requests {
 		for l := range q.asked {

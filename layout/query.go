@@ -34,7 +34,7 @@ func (l *lease) info() LeaseInfo {
 	i := LeaseInfo{
 		ID: l.id, File: l.file.ino, Session: l.session.id, Access: l.access, Mode: l.mode, Unbreakable: l.unbreakable,
 		Seq: uint64(l.seq), Since: l.since, Mapped: l.mapped, Closed: l.closed, Unattended: l.session.dead,
-		Pins: l.pinned(), Contexts: l.contexts(),
+		Pins: l.pinned(), Contexts: l.contexts(), Holders: l.holderIDs(),
 	}
 	for b := l.brks(); b != nil; b = b.nextOfLease {
 		i.State = max(i.State, StateBreaking)
@@ -63,8 +63,8 @@ func (m *Machine) Pins(file extent.Ino) []PinInfo {
 	for _, p := range m.pins {
 		if file == 0 || p.lease.file.ino == file {
 			infos = append(infos, PinInfo{
-				ID: p.id, File: p.lease.file.ino, Lease: p.lease.id, Context: p.context.id, Session: p.lease.session.id,
-				Range: p.r, Access: p.access, Unattended: p.lease.session.dead,
+				ID: p.id, File: p.lease.file.ino, Lease: p.lease.id, Context: p.context.id, Session: p.context.session.id,
+				Range: p.r, Access: p.access, Unattended: p.context.session.dead,
 			})
 		}
 	}
@@ -145,7 +145,10 @@ func (m *Machine) collect(f *file, r extent.Range, session SessionID, add func(B
 		p := it.val
 		b := p.lease.blocker(p.r, fmt.Sprintf("a pin of context %d", p.context.id))
 		b.Pin, b.Context, b.Access = p.id, p.context.id, p.access
-		if slices.Contains(kin, p.lease.session) {
+		if !p.context.session.dead { // else the one who still holds the lease is to be asked
+			b.Session = p.context.session.id
+		}
+		if slices.Contains(kin, p.context.session) {
 			b.Reason = reasonOwnPins
 		}
 		more = add(b)

@@ -358,10 +358,11 @@ func (m *Machine) findHolders(q *request, v verdict) []SessionID {
 		own := m.slot(q.session)
 		q.file.leases.each(query{r: q.r, class: unbreakable, not: own}, func(it *item[lease]) bool {
 			ids = append(ids, it.val.session.id)
+			ids = append(ids, it.val.holderIDs()...)
 			return true
 		})
 		q.file.pins.each(query{r: q.r, not: own}, func(it *item[pin]) bool {
-			ids = append(ids, it.val.lease.session.id)
+			ids = append(ids, it.val.context.session.id)
 			return true
 		})
 	}

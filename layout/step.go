@@ -21,7 +21,8 @@ const (
 	OpModify
 	// OpReturn{Session, Lease, Range} gives back a range, which may be all → Returned, then Unmap or Released; or Denied.
 	OpReturn
-	// OpCloseLease{Lease}: the last copy of its handle is gone → Released, Unmap or Transferred.
+	// OpCloseLease{Lease, Session}: the last copy of its handle is gone → Released, Unmap or Transferred. A lease that several
+	// sessions hold is left by the one named → Left; without a name by all.
 	OpCloseLease
 	// OpMapped{Lease}: windows were handed out, so that what is returned must be detached first.
 	OpMapped
@@ -41,6 +42,11 @@ const (
 	OpPin
 	// OpUnpin{Session, Pin} → Unpinned or Denied.
 	OpUnpin
+	// OpClaim{Session, Context}: the session has the handle of the context and wants it for its own → Claimed, and Moved for each pin,
+	// which all go over to leases of the session; or Denied, and nothing has moved.
+	OpClaim
+	// OpShare{Session, Lease, OnPass}: the session has the handle of the lease and the right to such a lease → Joined or Denied.
+	OpShare
 	// OpBreak{Session, File, Range, Class, OnHold} asks leave for a change → Proceed, Queued or Refused.
 	OpBreak
 	// OpDone{File, Change}: the change was applied (or given up); its barrier goes.
@@ -113,6 +119,14 @@ const (
 	Pinned
 	// Unpinned{Pin, Lease, Context, Range}: release the hold.
 	Unpinned
+	// Claimed{Context, Session}: the context is the session's.
+	Claimed
+	// Moved{Pin, Lease, Context, Session, Range}: the pin, and its hold, is covered by this lease now.
+	Moved
+	// Joined{Lease, Session, Range, Seq}: the session holds the lease, too. Tell it of breaks as well.
+	Joined
+	// Left{Lease, Session}: the session holds it no more; others do.
+	Left
 	// Ended{Session or Context}: known no longer.
 	Ended
 	// Persist{Lease} is the place of durable exposure: write the lease to the store BEFORE its blocks are exposed to what

@@ -55,7 +55,7 @@ func (d *driver) run(t *testing.T, td *datadriven.TestData) string {
 		"return": OpReturn, "close-lease": OpCloseLease, "mapped": OpMapped, "unmapped": OpUnmapped,
 		"unmap-failed": OpUnmapFailed, "cut-done": OpCutDone, "cut-failed": OpCutFailed, "register": OpRegister,
 		"close-context": OpCloseContext, "pin": OpPin, "unpin": OpUnpin, "break": OpBreak, "done": OpDone,
-		"abandon": OpAbandon, "tick": OpTick,
+		"abandon": OpAbandon, "tick": OpTick, "claim": OpClaim, "share": OpShare,
 	}[td.Cmd]
 	if !ok {
 		td.Fatalf(t, "%s: no command %q", td.Pos, td.Cmd)
@@ -119,6 +119,8 @@ func (d *driver) arg(in *Input, arg datadriven.CmdArg) error {
 		return in.Class.UnmarshalText([]byte(val))
 	case "on-hold":
 		return in.OnHold.UnmarshalText([]byte(val))
+	case "on-pass-share":
+		in.OnPass = Share
 	case "on-close-block":
 		in.OnClose = Block
 	default:
@@ -130,7 +132,7 @@ func (d *driver) arg(in *Input, arg datadriven.CmdArg) error {
 func effectName(k EffectKind) string {
 	return []string{
 		"", "granted", "modified", "denied", "queued", "proceed", "refused", "notify", "timed-out", "returned", "unmap", "cut",
-		"revoked", "released", "transferred", "pinned", "unpinned", "ended", "persist", "orphan",
+		"revoked", "released", "transferred", "pinned", "unpinned", "claimed", "moved", "joined", "left", "ended", "persist", "orphan",
 	}[k]
 }
 
@@ -156,7 +158,7 @@ func renderEffects(es []Effect) string {
 			fmt.Fprintf(&b, " %v", e.Range)
 		}
 		switch e.Kind {
-		case Granted, Modified:
+		case Granted, Modified, Joined:
 			fmt.Fprintf(&b, " %v %v", e.Access, e.Mode)
 			if e.Unbreakable {
 				b.WriteString(" unbreakable")
@@ -200,6 +202,9 @@ func renderLeases(ls []LeaseInfo) string {
 		}
 		if l.Unattended {
 			b.WriteString(" unattended")
+		}
+		if l.Holders != nil {
+			fmt.Fprintf(&b, " holders=%v", l.Holders)
 		}
 		if l.Pins > 0 {
 			fmt.Fprintf(&b, " pins=%d contexts=%v", l.Pins, l.Contexts)

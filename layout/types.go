@@ -91,13 +91,13 @@ const (
 	Abort
 )
 
-// OnPass says what a receiver of a passed context handle may do.
+// OnPass says what a receiver of a passed handle may do.
 type OnPass uint8
 
 const (
-	// Strict refuses pins through a context of another session.
+	// Strict lets him claim a context for whose pins he has leases of his own, and nothing else.
 	Strict OnPass = iota
-	// Share makes the receiver of a lease handle a co-holder. Not built yet: EOPNOTSUPP.
+	// Share also makes the receiver of a lease handle a co-holder, if he may have such a lease.
 	Share
 )
 
@@ -229,6 +229,7 @@ type LeaseInfo struct {
 	Unattended  bool // its session has ended
 	Pins        int
 	Contexts    []ContextID
+	Holders     []SessionID // of a lease that several sessions hold, all of them; Session is one that lives, if any does
 }
 
 // PinInfo describes a pin.

@@ -15,7 +15,7 @@
 //	shard.mu → Arbiter.mu → feed.mu
 //	shard.mu → layout.Waits' own
 //
-// At most one shard.mu is held at a time. Storage, Holder and Context are called
+// At most one shard.mu is held at a time; only Claim takes all of them, in their order. Storage, Holder and Context are called
 // with no lock held.
 //
 // # Order

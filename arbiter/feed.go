@@ -67,6 +67,12 @@ func kindOf(e layout.EffectKind) EventKind {
 		return EventPin
 	case layout.Unpinned:
 		return EventUnpin
+	case layout.Moved:
+		return EventMove
+	case layout.Joined:
+		return EventShare
+	case layout.Left:
+		return EventLeave
 	}
 	return ""
 }
@@ -229,7 +235,7 @@ func (a *Arbiter) recordSession(kind EventKind, s *session) {
 
 func (a *Arbiter) recordContext(kind EventKind, e *contextEntry) {
 	a.recordAlone(a.shards[0], rawEvent{
-		kind: kind, context: e.id, session: e.session.id, pid: e.session.info.PID, reason: e.info.Kind + " " + e.info.Name,
+		kind: kind, context: e.id, session: e.session().id, pid: e.session().info.PID, reason: e.info.Kind + " " + e.info.Name,
 	})
 }
 

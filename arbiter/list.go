@@ -65,11 +65,12 @@ func (a *Arbiter) Contexts(f Filter) []ContextInfo {
 	found := []ContextInfo{}
 	a.contexts.Range(func(_, v any) bool {
 		e := v.(*contextEntry)
-		if !f.matches(e.session.id, e.session.info.PID) || f.File != 0 && pins[e.id] == 0 {
+		s := e.session()
+		if !f.matches(s.id, s.info.PID) || f.File != 0 && pins[e.id] == 0 {
 			return true
 		}
 		info := e.info
-		info.ID, info.Session, info.PID, info.Pins = e.id, e.session.id, e.session.info.PID, pins[e.id]
+		info.ID, info.Session, info.PID, info.Pins = e.id, s.id, s.info.PID, pins[e.id]
 		found = append(found, info)
 		return true
 	})
@@ -106,7 +107,7 @@ func (a *Arbiter) Sessions(f Filter) []SessionInfo {
 	})
 	contexts := map[layout.SessionID]int{}
 	a.contexts.Range(func(_, v any) bool {
-		contexts[v.(*contextEntry).session.id]++
+		contexts[v.(*contextEntry).session().id]++
 		return true
 	})
 	for i := range found {
@@ -151,6 +152,11 @@ func (a *Arbiter) leaseInfo(l *layout.LeaseInfo) LeaseInfo {
 		Closed: l.Closed, Unattended: l.Unattended, Pins: l.Pins, Contexts: l.Contexts,
 	}
 	info.PID, info.Program = a.who(l.Session)
+	for _, id := range l.Holders {
+		h := Holding{Session: id}
+		h.PID, h.Program = a.who(id)
+		info.Holders = append(info.Holders, h)
+	}
 	if l.Deadline != 0 {
 		t := a.time(l.Deadline)
 		info.Deadline = &t

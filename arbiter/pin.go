@@ -12,12 +12,14 @@ import (
 
 // contextEntry is a registered context. A shard hears of it with the first pin there.
 type contextEntry struct {
-	id      layout.ContextID
-	session *session
-	info    ContextInfo // as it described itself when it was registered
-	closed  atomic.Bool
-	opened  []atomic.Bool // by shard, written under its lock
+	id     layout.ContextID
+	owner  atomic.Pointer[session] // another one after a claim, which has the locks of all shards
+	info   ContextInfo             // as it described itself when it was registered
+	closed atomic.Bool
+	opened []atomic.Bool // by shard, written under its lock
 }
+
+func (e *contextEntry) session() *session { return e.owner.Load() }
 
 // Register makes a context known. Its handle's last close is CloseContext.
 func (a *Arbiter) Register(id layout.SessionID, c Context) (layout.ContextID, error) {
@@ -26,8 +28,9 @@ func (a *Arbiter) Register(id layout.SessionID, c Context) (layout.ContextID, er
 		return 0, err
 	}
 	e := &contextEntry{
-		id: layout.ContextID(a.names.Add(1)), session: s, info: c.Info(), opened: make([]atomic.Bool, len(a.shards)),
+		id: layout.ContextID(a.names.Add(1)), info: c.Info(), opened: make([]atomic.Bool, len(a.shards)),
 	}
+	e.owner.Store(s)
 	a.contexts.Store(e.id, e)
 	a.recordContext(EventContextOpen, e)
 	return e.id, nil
@@ -75,7 +78,7 @@ func (a *Arbiter) Pin(ctx context.Context, id layout.SessionID, c layout.Context
 	}
 	hold, err := a.storage.Hold(pinned.File, pinned.Range)
 	if err != nil {
-		_, undo := a.do(sh, &layout.Input{Op: layout.OpUnpin, Session: id, Pin: pinned.Pin})
+		_, undo := a.do(sh, &layout.Input{Op: layout.OpUnpin, Pin: pinned.Pin}) // it may be another's by now
 		a.warn(undo)
 		return 0, fmt.Errorf("hold %v of file %d: %w", pinned.Range, pinned.File, err)
 	}
@@ -99,12 +102,12 @@ func (a *Arbiter) pin(sh *shard, e *contextEntry, in *layout.Input) (layout.Effe
 		sh.mu.Unlock()
 		return layout.Effect{}, fmt.Errorf("context %d was closed: %w", e.id, syscall.ENOENT)
 	}
-	if err := a.enter(sh, e.session, &out); err != nil {
+	if err := a.enter(sh, e.session(), &out); err != nil {
 		sh.mu.Unlock()
 		return layout.Effect{}, err
 	}
 	if opened := &e.opened[uint64(in.Lease)%uint64(len(a.shards))]; !opened.Load() {
-		a.step(sh, &layout.Input{Op: layout.OpRegister, Session: e.session.id, Context: e.id}, &out)
+		a.step(sh, &layout.Input{Op: layout.OpRegister, Session: e.session().id, Context: e.id}, &out)
 		opened.Store(true)
 	}
 	res := a.step(sh, in, &out)

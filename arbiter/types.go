@@ -163,6 +163,14 @@ type LeaseInfo struct {
 	Unattended  bool               `json:"unattended"` // its session has ended
 	Pins        int                `json:"pins"`
 	Contexts    []layout.ContextID `json:"contexts,omitempty"`
+	Holders     []Holding          `json:"holders,omitempty"` // where several sessions hold it, all of them
+}
+
+// Holding is one of several sessions that hold a lease.
+type Holding struct {
+	Session layout.SessionID `json:"session"`
+	PID     int32            `json:"pid"`
+	Program string           `json:"program,omitempty"`
 }
 
 // PinInfo describes a pin.

@@ -287,6 +287,9 @@ func (m *Machine) closeLease(in *Input) {
 	case l == nil || l.closed:
 		m.deny(in, syscall.ENOENT, "no such lease")
 		return
+	case in.Session != 0 && !l.heldBy(in.Session):
+		m.deny(in, syscall.ENOENT, "the session does not hold the lease")
+		return
 	case in.OnClose != Transfer:
 		m.deny(in, syscall.EOPNOTSUPP, "only on_close = transfer is supported")
 		return

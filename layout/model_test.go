@@ -29,8 +29,8 @@ const modelBlocks = 9 // the last stands for [8, ∞)
 type mLease struct {
 	id          LeaseID
 	file        extent.Ino
-	session     SessionID   // who speaks for it
-	holders     []SessionID // all who hold it
+	session     SessionID               // who speaks for it
+	holders     []SessionID             // all who hold it
 	blocks      [modelBlocks]pieceState // valid where has
 	has         [modelBlocks]bool
 	access      Access

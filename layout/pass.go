@@ -60,6 +60,16 @@ func (m *Machine) claimed(c *context, s *session) (to map[*pin]*lease, denied Ef
 	return to, denied
 }
 
+// Claimable says how a claim would fare: the Denied effect, or a zero one.
+func (m *Machine) Claimable(id ContextID, by SessionID) Effect {
+	c, s := m.contexts[id], m.sessions.get(uint64(by))
+	if c == nil || s == nil || c.session == s {
+		return Effect{}
+	}
+	_, denied := m.claimed(c, s)
+	return denied
+}
+
 // move makes the context and its pins the session's.
 func (m *Machine) move(c *context, s *session, to map[*pin]*lease) {
 	before := c.session
@@ -204,10 +214,6 @@ func (l *lease) contested() bool {
 // leave takes a session from those who hold a shared lease. What only one holds is his own again.
 func (m *Machine) leave(l *lease, in *Input) {
 	i := slices.IndexFunc(l.slow.holders, func(s *session) bool { return s.id == in.Session })
-	if i < 0 {
-		m.deny(in, syscall.ENOENT, "the session does not hold the lease")
-		return
-	}
 	s := l.slow.holders[i]
 	l.replant(func() {
 		l.slow.holders = slices.Delete(l.slow.holders, i, i+1)

@@ -124,7 +124,7 @@ func (m *Machine) unpin(in *Input) {
 	switch {
 	case p == nil:
 		m.deny(in, syscall.ENOENT, "no such pin")
-	case p.context.session.id != in.Session:
+	case in.Session != 0 && p.context.session.id != in.Session:
 		m.deny(in, syscall.EPERM, "the pin belongs to another session")
 	default:
 		m.dropPin(p)

@@ -40,7 +40,7 @@ const (
 	OpCloseContext
 	// OpPin{Session, Context, Lease, Range, Access} → Pinned or Denied.
 	OpPin
-	// OpUnpin{Session, Pin} → Unpinned or Denied.
+	// OpUnpin{Session, Pin} → Unpinned or Denied. Session 0 is the caller itself, who may.
 	OpUnpin
 	// OpClaim{Session, Context}: the session has the handle of the context and wants it for its own → Claimed, and Moved for each pin,
 	// which all go over to leases of the session; or Denied, and nothing has moved.

@@ -236,7 +236,12 @@ func (s *Session) ask(ctx context.Context, op wire.Op, body, reply wire.Body) er
 
 // askAbout is ask with the descriptor of a file.
 func (s *Session) askAbout(ctx context.Context, f *os.File, op wire.Op, body, reply wire.Body) error {
-	parts, err := s.callAbout(ctx, f, op, body)
+	return s.askWith(ctx, []*os.File{f}, op, body, reply)
+}
+
+// askWith is ask with the descriptors of files.
+func (s *Session) askWith(ctx context.Context, files []*os.File, op wire.Op, body, reply wire.Body) error {
+	parts, err := s.callWith(ctx, files, op, body)
 	if err != nil {
 		return err
 	}
@@ -248,19 +253,36 @@ func (s *Session) askAbout(ctx context.Context, f *os.File, op wire.Op, body, re
 
 // callAbout is call with the descriptor of a file.
 func (s *Session) callAbout(ctx context.Context, f *os.File, op wire.Op, body wire.Body) ([]part, error) {
+	return s.callWith(ctx, []*os.File{f}, op, body)
+}
+
+// callWith is call with the descriptors of files.
+func (s *Session) callWith(ctx context.Context, files []*os.File, op wire.Op, body wire.Body) ([]part, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	conn, err := f.SyscallConn()
+	var id uint32
+	var c *call
+	err := withNumbers(files, nil, func(fds []int) (err error) {
+		id, c, err = s.begin(op, body, fds)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", op, err)
 	}
-	var id uint32
-	var c *call
-	// The descriptor has to be open until the message is sent; then the kernel has it.
-	ctl := conn.Control(func(fd uintptr) { id, c, err = s.begin(op, body, []int{int(fd)}) })
-	if err := errors.Join(ctl, err); err != nil {
-		return nil, fmt.Errorf("%v: %w", op, err)
-	}
 	return s.wait(ctx, id, c)
+}
+
+// withNumbers calls do with the descriptors of the files, which have to be open until the
+// message is sent; then the kernel has them.
+func withNumbers(files []*os.File, fds []int, do func(fds []int) error) error {
+	if len(files) == 0 {
+		return do(fds)
+	}
+	conn, err := files[0].SyscallConn()
+	if err != nil {
+		return err
+	}
+	ctl := conn.Control(func(fd uintptr) { err = withNumbers(files[1:], append(fds, int(fd)), do) })
+	return errors.Join(ctl, err)
 }

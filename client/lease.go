@@ -39,12 +39,17 @@ func (s *Session) Lease(ctx context.Context, f *os.File, r Range, o Options) (*L
 	if err := s.askAbout(ctx, f, wire.OpAcquire, &req, &reply); err != nil {
 		return nil, err
 	}
+	return s.hold(ctx, &reply)
+}
+
+// hold attaches the handle of a lease that was granted.
+func (s *Session) hold(ctx context.Context, reply *wire.LeaseReply) (*Lease, error) {
 	h, err := s.attach(ctx, wire.ObjectLease, reply.Lease, reply.Ticket)
 	if err != nil {
 		// Without a handle the server ends the lease when its ticket expires.
 		return nil, err
 	}
-	l := &Lease{s: s, granted: leaseInfo(&reply), file: h, closed: make(chan struct{})}
+	l := &Lease{s: s, granted: leaseInfo(reply), file: h, closed: make(chan struct{})}
 	if err := s.own(l); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}

@@ -13,6 +13,7 @@ import (
 
 	"holdfast/arbiter"
 	"holdfast/extent"
+	"holdfast/layout"
 	"holdfast/volume"
 )
 
@@ -29,6 +30,9 @@ type Options struct {
 	MaxWindowBytes int64
 	// Now is the clock of timestamps; nil means time.Now.
 	Now func() time.Time
+	// OnClose and OnPass are the policies of the volume.
+	OnClose layout.OnClose
+	OnPass  layout.OnPass
 	// Log gets what an operator should know; nil means nothing is logged.
 	Log *slog.Logger
 }
@@ -71,6 +75,9 @@ type FS struct {
 	windowBytes atomic.Int64 // of all windows that have memory
 	windowLimit int64
 
+	onClose layout.OnClose
+	onPass  layout.OnPass
+
 	invalidate atomic.Pointer[func(extent.Ino)]
 	dropCache  atomic.Pointer[func(extent.Ino)]
 
@@ -86,7 +93,7 @@ func New(v *volume.Volume, a *arbiter.Arbiter, o Options) (*FS, error) {
 		return nil, err
 	}
 	f := &FS{
-		vol: v, arb: a, log: o.Log, now: o.Now, windowLimit: o.MaxWindowBytes,
+		vol: v, arb: a, log: o.Log, now: o.Now, windowLimit: o.MaxWindowBytes, onClose: o.OnClose, onPass: o.OnPass,
 		dirty:   make(map[*inode]struct{}),
 		stopped: make(chan struct{}),
 	}

@@ -329,3 +329,26 @@ func (f *file) pinsElsewhere(r extent.Range, own uint32) bool {
 	})
 	return found
 }
+
+var (
+	onCloseNames = []string{"transfer", "block", "abort"}
+	onPassNames  = []string{"strict", "share"}
+)
+
+func (o OnClose) String() string { return name(onCloseNames, uint8(o)) }
+func (o OnPass) String() string  { return name(onPassNames, uint8(o)) }
+
+func (o OnClose) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+func (o OnPass) MarshalText() ([]byte, error)  { return []byte(o.String()), nil }
+
+func (o *OnClose) UnmarshalText(b []byte) error {
+	i, err := index("on_close", onCloseNames, b)
+	*o = OnClose(i)
+	return err
+}
+
+func (o *OnPass) UnmarshalText(b []byte) error {
+	i, err := index("on_pass", onPassNames, b)
+	*o = OnPass(i)
+	return err
+}

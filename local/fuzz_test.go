@@ -41,7 +41,7 @@ func FuzzServer(f *testing.F) {
 		wire.OpHello: &wire.Hello{Version: wire.Version}, wire.OpAttach: &wire.Attach{}, wire.OpModify: &wire.Modify{Lease: 1, Access: 1, Mode: 1},
 		wire.OpUnpin: &wire.ID{ID: 1}, wire.OpCommit: &wire.Commit{Lease: 1, Range: block, Size: -1}, wire.OpAdmit: nil,
 		wire.OpLeaseInfo: &wire.ID{ID: held.Lease}, wire.OpWould: &wire.Would{Kind: wire.ChangePunch, Range: block}, wire.OpStat: nil,
-		wire.OpGrow: &wire.Grow{Size: 1 << 20},
+		wire.OpGrow: &wire.Grow{Size: 1 << 20}, wire.OpClaim: &wire.ID{ID: 1}, wire.OpShare: &wire.ID{ID: held.Lease},
 	} {
 		add(message(op, body))
 	}

@@ -18,7 +18,6 @@ import (
 // for it once a client has attached one.
 type handle struct {
 	srv  *Server
-	ses  *session
 	kind wire.ObjectKind
 	id   uint64
 	// file and writable are what the data descriptor proved; lease only.
@@ -26,10 +25,13 @@ type handle struct {
 	writable bool
 	ticket   wire.Ticket // guarded by tickets.mu
 
+	claim   sync.Mutex // held while the context becomes another session's
 	mu      sync.Mutex
-	fd      int    // of the connection, -1 before it is attached
-	user    *user  // whose connection it is
-	watch   *watch // nil before it is attached
+	ses     *session // a context's can change
+	group   *group   // of a lease that several sessions hold, else nil
+	fd      int      // of the connection, -1 before it is attached
+	user    *user    // whose connection it is
+	watch   *watch   // nil before it is attached
 	ended   bool
 	revoked bool // the lease was, as a whole
 	// pending are breaks that the client has not had room for. When it is full,
@@ -54,6 +56,18 @@ func (h *handle) Notify(ev arbiter.Event) {
 		return
 	}
 	revoked := b.Kind == wire.BreakRevoked && h.isGone(ev.Lease)
+	g := h.groupOf()
+	if g == nil {
+		h.tell(b, revoked)
+		return
+	}
+	for _, m := range g.all() {
+		m.tell(b, revoked)
+	}
+}
+
+// tell tells of a break.
+func (h *handle) tell(b wire.Break, revoked bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ended {
@@ -170,14 +184,15 @@ func (h *handle) wantRoom(want bool) {
 // lost it, as one that hangs up has. What it sent is never received, so that
 // descriptors in it cost nothing.
 func (h *handle) ready(events uint32) {
-	if events&^unix.EPOLLOUT != 0 {
-		h.end()
-		return
-	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.ended {
+	ended := h.ended
+	quiet := events&^(unix.EPOLLOUT|unix.EPOLLIN) == 0 && (events&unix.EPOLLIN == 0 || h.unknock())
+	if quiet && !ended {
 		h.flush()
+	}
+	h.mu.Unlock()
+	if !quiet {
+		h.end()
 	}
 }
 
@@ -244,7 +259,7 @@ func (h *handle) release() {
 		// Frees what the client sent, which can be descriptors of anything.
 		err := u.dispose([]int{fd})
 		h.srv.disconnect(u)
-		h.srv.countHandle(-1)
+		h.srv.removeHandle(h)
 		if err != nil {
 			h.srv.cfg.Log.Error("handle", "id", h.id, "err", err)
 		}
@@ -255,8 +270,12 @@ func (h *handle) release() {
 // closeObject tells the arbiter and the session that the object has no handle.
 func (h *handle) closeObject(ctx context.Context) {
 	var err error
+	ses := h.session()
 	if h.kind == wire.ObjectLease {
-		err = h.srv.cfg.Arbiter.CloseLease(ctx, layout.LeaseID(h.id))
+		if g := h.groupOf(); g != nil {
+			g.remove(h)
+		}
+		err = h.srv.cfg.Arbiter.LeaveLease(ctx, ses.id, layout.LeaseID(h.id))
 	} else {
 		err = h.srv.cfg.Arbiter.CloseContext(ctx, layout.ContextID(h.id))
 	}
@@ -264,7 +283,7 @@ func (h *handle) closeObject(ctx context.Context) {
 	if err != nil && !gone(err) {
 		h.srv.cfg.Log.Error("object was not closed", "kind", h.kind, "id", h.id, "err", err)
 	}
-	h.ses.forget(h)
+	ses.forget(h)
 }
 
 // attached reports whether a client has taken the handle.

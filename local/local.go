@@ -40,11 +40,14 @@
 // None is held while the arbiter, the filesystem or a blocking system call is
 // called; Notify comes from the arbiter and takes leases' locks, which are leaves:
 //
-//	Server.mu
+//	Server.mu → group.mu
 //	session.mu → hub.mu
 //	handle.mu → hub.mu
 //	tickets.mu
 //	session.wmu (held while an answer is written, by its session only)
+//
+// Only handle.claim, the first of all, is held while the arbiter is called, so that handle
+// and context have the same session.
 //
 // The package must not know what the rules of leases are, nor how a filesystem is
 // mounted: which descriptor is a file of ours, a function of Config says.
@@ -73,10 +76,12 @@ type Arbiter interface {
 	Acquire(ctx context.Context, s layout.SessionID, req arbiter.AcquireRequest, h arbiter.Holder) (arbiter.LeaseInfo, error)
 	Return(ctx context.Context, s layout.SessionID, lease layout.LeaseID, r extent.Range) error
 	Modify(ctx context.Context, s layout.SessionID, lease layout.LeaseID, req arbiter.ModifyRequest) (arbiter.LeaseInfo, error)
-	CloseLease(ctx context.Context, lease layout.LeaseID) error
+	LeaveLease(ctx context.Context, s layout.SessionID, lease layout.LeaseID) error
+	Share(ctx context.Context, s layout.SessionID, lease layout.LeaseID, onPass layout.OnPass) (arbiter.LeaseInfo, error)
 	Lease(lease layout.LeaseID) (arbiter.LeaseInfo, error)
 	Register(s layout.SessionID, c arbiter.Context) (layout.ContextID, error)
 	CloseContext(ctx context.Context, id layout.ContextID) error
+	Claim(ctx context.Context, s layout.SessionID, c layout.ContextID) error
 	Pin(ctx context.Context, s layout.SessionID, c layout.ContextID, lease layout.LeaseID, r extent.Range, access layout.Access) (layout.PinID, error)
 	Unpin(ctx context.Context, s layout.SessionID, pin layout.PinID) error
 	Would(c arbiter.Caller, file extent.Ino, r extent.Range, class layout.Class) ([]arbiter.Blocker, syscall.Errno)
@@ -180,6 +185,8 @@ type Config struct {
 	// Identity says which file of the filesystem a descriptor is, or false. It
 	// must not cause a request to the filesystem; see MountIdentity.
 	Identity func(fd int) (extent.Ino, bool)
+	// OnPass is the policy for handles of a file's leases that were passed on; default: layout.Strict.
+	OnPass func(extent.Ino) layout.OnPass
 	// Path is where the socket appears.
 	Path string
 	// Group, a name or number, owns the socket; Mode is 0660 then, else 0666.
@@ -221,6 +228,9 @@ func (c *Config) complete() {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if c.OnPass == nil {
+		c.OnPass = func(extent.Ino) layout.OnPass { return layout.Strict }
 	}
 	if c.BreakTime == 0 {
 		c.BreakTime = 45 * time.Second

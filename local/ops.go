@@ -150,6 +150,7 @@ func (r *request) giveBack() error {
 		info = arbiter.LeaseInfo{ID: layout.LeaseID(h.id), File: h.file, State: layout.StateReleased, Seq: info.Seq}
 		h.end()
 	}
+	h.tellOthers(m.Range.RoundOut(), info)
 	reply := toLeaseReply(info)
 	return r.done(&reply)
 }

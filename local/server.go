@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type Server struct {
 	listener *net.UnixListener
 	file     fileID
 	hub      *hub
+	knock    [16]byte // how messages begin that this server sends to itself, over a handle
 	tickets  *tickets
 	wg       sync.WaitGroup  // all goroutines but the hub
 	cleanup  context.Context // of what ends objects; outlives the sessions
@@ -37,7 +39,8 @@ type Server struct {
 	users    map[uint32]*user
 	sessions map[*session]struct{}
 	conns    map[*connection]struct{}
-	handles  int // attached
+	handles  int                // attached
+	objects  map[object]*handle // one attached handle of each
 }
 
 // A connection that was accepted: a session, or nothing yet.
@@ -68,7 +71,9 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, uid: uint32(os.Geteuid()), listener: l, file: id, hub: h,
 		tickets: newTickets(cfg.Clock, cfg.Limits.TicketTime),
 		users:   make(map[uint32]*user), sessions: make(map[*session]struct{}), conns: make(map[*connection]struct{}),
+		objects: make(map[object]*handle),
 	}
+	_, _ = rand.Read(s.knock[:]) // it never fails
 	s.cleanup, s.stop = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -219,7 +224,7 @@ func (s *Server) attach(c *connection, hdr wire.Header, body []byte) error {
 	if err := m.Decode(body); err != nil {
 		return err
 	}
-	h, err := s.tickets.redeem(m.Ticket, func(h *handle) error { return h.ses.mayAttach(c.peer) })
+	h, err := s.tickets.redeem(m.Ticket, func(h *handle) error { return h.session().mayAttach(c.peer) })
 	if err != nil {
 		return err
 	}
@@ -235,7 +240,7 @@ func (s *Server) attach(c *connection, hdr wire.Header, body []byte) error {
 		h.end()
 		return errors.Join(err, unix.Close(fd))
 	}
-	s.countHandle(1)
+	s.addHandle(h)
 	s.mu.Lock()
 	stopping := s.stopping
 	s.mu.Unlock()
@@ -283,12 +288,6 @@ func (s *Server) untrack(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-}
-
-func (s *Server) countHandle(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.handles += n
 }
 
 // Stats counts what is open.

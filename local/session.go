@@ -85,6 +85,8 @@ func operations() map[wire.Op]operation {
 		wire.OpStat:      {(*request).stat, true},
 		wire.OpGrow:      {(*request).grow, true},
 		wire.OpScrub:     {(*request).scrub, true},
+		wire.OpClaim:     {(*request).claim, true},
+		wire.OpShare:     {(*request).shareLease, true},
 		wire.OpPin:       {(*request).pin, true},
 		wire.OpUnpin:     {(*request).unpin, true},
 		wire.OpWould:     {(*request).would, true},
@@ -212,6 +214,8 @@ func (s *session) take(m *message, ops map[wire.Op]operation) error {
 		err = errors.Join(err, unix.Close(m.pidfd))
 	}
 	switch {
+	case s.srv.isKnock(m.data):
+		err = r.closeFDs() // somebody took this for a handle
 	case err != nil:
 		err = r.fail(err)
 	case handle.waits:

@@ -47,6 +47,10 @@ type Config struct {
 	Group string
 	// OnHold is what a change does that meets an unbreakable lease or a pin.
 	OnHold layout.OnHold
+	// OnClose is what the close of a file does that the closing session has pinned.
+	OnClose layout.OnClose
+	// OnPass is what the receiver of a lease's handle may do.
+	OnPass layout.OnPass
 	// BreakTime is how long a holder may take to give back.
 	BreakTime time.Duration
 	// MountWait bounds the wait of a change through the mount.

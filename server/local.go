@@ -18,7 +18,7 @@ func (s *server) startLocal(ctx context.Context) error {
 	}
 	l, err := local.New(local.Config{
 		Arbiter: s.arb, FS: localFS{s.fs}, Identity: identity,
-		Path: s.cfg.Socket, Group: s.cfg.Group, BreakTime: s.cfg.BreakTime, Log: s.log,
+		Path: s.cfg.Socket, Group: s.cfg.Group, BreakTime: s.cfg.BreakTime, OnPass: s.fs.OnPass, Log: s.log,
 	})
 	if err != nil {
 		return err

@@ -40,6 +40,8 @@ func operations() []documented {
 		{wire.OpCancel, &wire.Cancel{}, &wire.Empty{}, false},
 		{wire.OpGrow, &wire.Grow{}, &wire.Grow{}, false},
 		{wire.OpScrub, &wire.Scrub{}, nil, false},
+		{wire.OpClaim, &wire.ID{}, &wire.Empty{}, false},
+		{wire.OpShare, &wire.ID{}, &wire.LeaseReply{}, true},
 		{wire.OpBreak, nil, &wire.Break{}, false},
 		{wire.OpEvent, nil, nil, false},
 	}

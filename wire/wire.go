@@ -66,6 +66,8 @@ const (
 	OpCancel    Op = 19 // stops waiting for a request
 	OpGrow      Op = 20 // makes the volume larger
 	OpScrub     Op = 21 // does a step of looking for damage
+	OpClaim     Op = 24 // makes a context the session's own; descriptor of its handle
+	OpShare     Op = 25 // joins those who hold a lease; descriptors of its handle and of the file
 
 	OpBreak Op = 64 // server to lease handle: the lease is wanted back
 	OpEvent Op = 65 // server to session: an event of the stream
@@ -76,6 +78,7 @@ var opNames = map[Op]string{
 	OpRegister: "REGISTER", OpPin: "PIN", OpUnpin: "UNPIN", OpMap: "MAP", OpCommit: "COMMIT",
 	OpChange: "CHANGE", OpAdmit: "ADMIT", OpLeaseInfo: "LEASEINFO", OpList: "LIST", OpWho: "WHO",
 	OpWould: "WOULD", OpStat: "STAT", OpSubscribe: "SUBSCRIBE", OpCancel: "CANCEL", OpGrow: "GROW", OpScrub: "SCRUB",
+	OpClaim: "CLAIM", OpShare: "SHARE",
 	OpBreak: "BREAK", OpEvent: "EVENT",
 }
 
@@ -91,8 +94,10 @@ func (o Op) String() string {
 // operation carries.
 func (o Op) Descriptors() (least, most int) {
 	switch o {
-	case OpAcquire, OpChange, OpAdmit, OpWho, OpWould, OpStat:
+	case OpAcquire, OpChange, OpAdmit, OpWho, OpWould, OpStat, OpClaim:
 		return 1, 1
+	case OpShare:
+		return 2, 2
 	case OpRegister:
 		return 0, 1
 	}

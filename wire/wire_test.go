@@ -253,7 +253,10 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for op := wire.OpHello; op <= wire.OpScrub; op++ {
+	for op := wire.OpHello; op <= wire.OpShare; op++ {
+		if op == 22 || op == 23 {
+			continue
+		}
 		if s := op.String(); s == "" || s[0] == 'O' {
 			t.Errorf("operation %d has no name", op)
 		}

@@ -47,6 +47,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.StringVar(&cfg.Socket, "socket", "", "path of the socket (default DIR/socket)")
 	f.StringVar(&cfg.Group, "group", "", "group that may use the socket (default everyone)")
 	f.Var(&policy, "on-hold", "what a change does that meets a pin or an unbreakable lease of others: fail or wait")
+	f.Var(policyFlag[*layout.OnPass]{&cfg.OnPass}, "on-pass", "what may who was passed a handle of a lease: strict (nothing by that) or share (hold it too)")
 	f.DurationVar(&cfg.BreakTime, "break-time", server.DefaultBreakTime, "how long a holder may take to give back a lease")
 	f.DurationVar(&cfg.MountWait, "mount-wait", server.DefaultMountWait, "how long a change through the mount waits before EAGAIN")
 	f.BoolVar(&cfg.LogJSON, "log-json", false, "log lines as JSON objects")

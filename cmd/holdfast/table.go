@@ -27,7 +27,7 @@ func printLeases(w io.Writer, leases []arbiter.LeaseInfo) {
 	rows := make([][]string, len(leases))
 	for i, l := range leases {
 		rows[i] = []string{
-			fmt.Sprint(l.ID), file(l.Path, uint64(l.File)), ranges(l.Ranges), l.Access.String(), leaseMode(l), leaseState(l), process(l.PID, l.Program), fmt.Sprint(l.Pins),
+			fmt.Sprint(l.ID), file(l.Path, uint64(l.File)), ranges(l.Ranges), l.Access.String(), leaseMode(l), leaseState(l), holders(l), fmt.Sprint(l.Pins),
 		}
 	}
 	table(w, []string{"LEASE", "FILE", "RANGE", "ACCESS", "MODE", "STATE", "PROCESS", "PINS"}, rows)
@@ -71,6 +71,18 @@ func holdName(b arbiter.Blocker) string {
 		return fmt.Sprintf("lease %d", b.Lease)
 	}
 	return fmt.Sprintf("change %d", b.Change)
+}
+
+// holders names all who hold a lease.
+func holders(l arbiter.LeaseInfo) string {
+	if len(l.Holders) == 0 {
+		return process(l.PID, l.Program)
+	}
+	all := make([]string, len(l.Holders))
+	for i, h := range l.Holders {
+		all[i] = process(h.PID, h.Program)
+	}
+	return strings.Join(all, ", ")
 }
 
 func leaseMode(l arbiter.LeaseInfo) string {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"holdfast/arbiter"
+	"holdfast/extent"
+	"holdfast/layout"
 	"holdfast/local"
 )
 
@@ -27,6 +29,7 @@ type Options struct {
 	Limits    local.Limits
 	BreakTime time.Duration // default 1 h: nothing is cut that a test does not cut
 	Clock     arbiter.Clock // of tickets
+	OnPass    layout.OnPass
 }
 
 // Start starts a server that ends with the test.
@@ -52,6 +55,7 @@ func Start(t testing.TB, o Options) *Server {
 	s := &Server{Arbiter: arb, FS: fs, Socket: filepath.Join(dir, "socket"), served: make(chan error, 1)}
 	s.Server, err = local.New(local.Config{
 		Arbiter: arb, FS: fs, Identity: fs.Identity, Path: s.Socket, Limits: o.Limits, BreakTime: o.BreakTime, Clock: o.Clock,
+		OnPass: func(extent.Ino) layout.OnPass { return o.OnPass },
 	})
 	if err != nil {
 		t.Fatal(err)

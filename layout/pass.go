@@ -53,11 +53,16 @@ func (m *Machine) claimed(c *context, s *session) (to map[*pin]*lease, denied Ef
 		default:
 			continue
 		}
-		if denied.Errno == 0 || cmp.Or(cmp.Compare(why.File, denied.File), cmp.Compare(why.Range.Off, denied.Range.Off)) < 0 {
+		if denied.Errno == 0 || why.denies(&denied) < 0 {
 			denied = why
 		}
 	}
 	return to, denied
+}
+
+// denies is the order in which reasons against a claim are told: what will not pass by itself comes first.
+func (e *Effect) denies(o *Effect) int {
+	return cmp.Or(cmp.Compare(e.Errno, o.Errno), cmp.Compare(e.File, o.File), cmp.Compare(e.Range.Off, o.Range.Off))
 }
 
 // Claimable says how a claim would fare: the Denied effect, or a zero one.

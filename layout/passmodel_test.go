@@ -110,12 +110,18 @@ func (p *pair) claim(t *rapid.T) {
 		p.step(in)
 		return
 	}
-	for _, l := range to {
+	errno := syscall.Errno(0)
+	for pn, l := range to {
 		if l == nil {
-			p.md.told = append(p.md.told, mAnswer{Denied, 0, syscall.EPERM})
-			p.step(in)
-			return
+			errno = syscall.EPERM
+		} else if errno == 0 && slices.ContainsFunc(p.md.requests, func(q *mRequest) bool { return q.asked[l] != nil && q.r.Overlaps(pn.r) }) {
+			errno = syscall.EAGAIN
 		}
+	}
+	if errno != 0 {
+		p.md.told = append(p.md.told, mAnswer{Denied, 0, errno})
+		p.step(in)
+		return
 	}
 	p.md.contexts[c] = s
 	var left []*mLease

@@ -59,6 +59,7 @@ type Summary struct {
 	Xattrs      int   `json:"xattrs"`
 	Sums        int   `json:"checksums"`  // records of them
 	Orphans     int   `json:"orphans"`    // files without a name that the next open deletes
+	Exposures   int   `json:"exposures"`  // parts of files in the memory of others, see Exposure
 	Unfinished  int   `json:"unfinished"` // operations that the next open finishes
 	Total       int64 `json:"total"`      // bytes for files
 	Used        int64 `json:"used"`
@@ -90,7 +91,7 @@ func Check(ctx context.Context, dev device.Device, st store.Reader, report func(
 		return c.sum, fmt.Errorf("check: %w", err)
 	}
 	for _, pass := range []func() error{
-		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readOwners, c.readSums, c.strangers,
+		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readOwners, c.readSums, c.readExposures, c.strangers,
 		c.links, c.loops, c.counters,
 	} {
 		if err := pass(); err != nil {
@@ -111,6 +112,7 @@ type checker struct {
 
 	inodes            map[extent.Ino]*checkedInode
 	maxIno, maxCookie uint64
+	maxSegment        uint64
 }
 
 type checkedInode struct {

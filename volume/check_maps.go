@@ -126,6 +126,7 @@ func (c *checker) strangers() error {
 	known := []byte{
 		prefixSuper, prefixCounter, prefixInode, prefixEntry, prefixCookie,
 		prefixExtent, prefixOwner, prefixOrphan, prefixIntent, prefixXattr, prefixSums,
+		prefixWindow,
 	}
 	slices.Sort(known)
 	lower := []byte{1} // what begins with zero is the store's own
@@ -223,7 +224,7 @@ func (c *checker) counters() error {
 	for _, n := range []struct {
 		name string
 		used uint64
-	}{{"ino", c.maxIno}, {"cookie", c.maxCookie}, {"segment", uint64(extent.Device)}} {
+	}{{"ino", c.maxIno}, {"cookie", c.maxCookie}, {"segment", max(c.maxSegment, uint64(extent.Device))}} {
 		next := uint64(0)
 		b, err := c.st.Get(counterKey(n.name))
 		if err == nil {

@@ -22,6 +22,7 @@ const (
 	prefixOrphan  = 'o' // ino → nothing: no name leads to it any more
 	prefixIntent  = 't' // ino → what was begun and takes several batches
 	prefixXattr   = 'a' // ino, name → value of an extended attribute
+	prefixWindow  = 'w' // segment, lease, offset in the file → end, window, holder: an Exposure
 	prefixSums    = 'k' // address of the first of sumBlocks blocks by their length → checksums of their data
 )
 

@@ -38,7 +38,7 @@ func RepairAll(ctx context.Context, dev device.Device, st store.Store, report fu
 	// Each pass takes for granted what those before it have put right.
 	for _, pass := range []func() error{
 		r.counters, v.openCounters, r.orphans, r.intents, r.lostInodes, r.root, r.entries, r.cookies,
-		r.manyNames, r.loops, r.orphans, r.nameless, r.strayXattrs, r.attributes, r.owners, r.strayOwners,
+		r.manyNames, r.loops, r.orphans, r.nameless, r.strayXattrs, r.exposures, r.attributes, r.owners, r.strayOwners,
 	} {
 		if err := pass(); err != nil {
 			return fmt.Errorf("repair: %w", err)
@@ -125,14 +125,17 @@ func (r *repairer) counters() error {
 	if err != nil {
 		return err
 	}
+	maxSegment, err := r.usedSegment()
+	if err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		name        string
 		first, next uint64
 	}{
 		{"ino", uint64(extent.RootIno) + 1, maxIno + 1},
 		{"cookie", firstCookie, maxCookie + 1},
-		// No record has a segment. What former servers gave out was far below this.
-		{"segment", uint64(extent.Device) + 1, 0},
+		{"segment", uint64(extent.Device) + 1, maxSegment + 1},
 	} {
 		v, there, ok, err := r.get(counterKey(c.name))
 		if err != nil {
@@ -146,8 +149,9 @@ func (r *repairer) counters() error {
 		if !damaged && has >= c.next {
 			continue
 		}
-		if damaged && c.next == 0 {
-			c.next = r.v.term << 32
+		if damaged && c.name == "segment" {
+			// Few records have a segment. What former servers gave out was far below this.
+			c.next = max(c.next, r.v.term<<32)
 		}
 		c.next = max(c.first, c.next)
 		err = r.fix(BadCounter, 0, func(b batcher) { b.Put(counterKey(c.name), encodeNumber(c.next)) },

@@ -90,6 +90,8 @@ func makesSense(k, b []byte) (err error) {
 		_, err = decodeIntent(b)
 	case prefixSums:
 		_, _, err = decodeSums(k, b)
+	case prefixWindow:
+		_, err = decodeExposure(k, b)
 	case prefixOrphan, prefixXattr:
 	default:
 		err = fmt.Errorf("unknown key %q: %w", k, ErrCorrupt)

@@ -159,6 +159,10 @@ func (m *Machine) Step(now Instant, in *Input) []Effect {
 		m.abandon(in)
 	case OpTick:
 		m.tick()
+	case OpRestore:
+		m.restore(in)
+	case OpResume:
+		m.resume(in)
 	default:
 		m.deny(in, syscall.EINVAL, "no such input")
 	}

@@ -37,20 +37,20 @@ func (m *Machine) pin(in *Input) {
 	case c.session.id != in.Session:
 		m.deny(in, syscall.EPERM, "the context belongs to another session")
 		return
-	case l.closed || c.session.dead:
+	case c.session.dead || l.closed && !l.restored(in, r):
 		m.deny(in, syscall.EPERM, "the handle of the lease is closed")
 		return
 	case in.Access == Write && l.access == Read:
 		m.deny(in, syscall.EPERM, "the lease is for reading only")
 		return
-	case m.pinBarred(l, r):
+	case m.pinBarred(l, r) && !l.restored(in, r):
 		m.deny(in, syscall.EAGAIN, "the range is being broken")
 		return
 	case !l.covers(r):
 		m.deny(in, syscall.EINVAL, "the lease does not cover the range")
 		return
 	}
-	p := &pin{id: PinID(m.newID()), context: c, r: r, access: in.Access}
+	p := &pin{id: m.pinName(in), context: c, r: r, access: in.Access}
 	p.nextOfContext = c.pins
 	if c.pins != nil {
 		c.pins.prevOfContext = p

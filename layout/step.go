@@ -38,7 +38,8 @@ const (
 	OpRegister
 	// OpCloseContext{Context}: its right has ended → Unpinned for each of its pins.
 	OpCloseContext
-	// OpPin{Session, Context, Lease, Range, Access} → Pinned or Denied.
+	// OpPin{Session, Context, Lease, Range, Access} → Pinned or Denied. With Pin it is one that a former run knew, and that
+	// another stands for: it gets that name if it is free, also when the lease's handle is closed, or the range being broken.
 	OpPin
 	// OpUnpin{Session, Pin} → Unpinned or Denied. Session 0 is the caller itself, who may.
 	OpUnpin
@@ -55,6 +56,11 @@ const (
 	OpAbandon
 	// OpTick looks at the clock: breaks whose time is up are cut.
 	OpTick
+	// OpRestore{Session, Lease, File, Range, Access, Mode, Unbreakable} puts back a piece of a lease that a former run had
+	// handed out as memory, under its name; further pieces come in order → Granted with the first. Before anything else.
+	OpRestore
+	// OpResume{Session, Lease, Tag} makes a session that had ended live again, and gives a lease of it, if named, the tag.
+	OpResume
 )
 
 // Input is one thing that happened. Which fields count is said at each Op.

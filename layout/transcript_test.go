@@ -55,7 +55,7 @@ func (d *driver) run(t *testing.T, td *datadriven.TestData) string {
 		"return": OpReturn, "close-lease": OpCloseLease, "mapped": OpMapped, "unmapped": OpUnmapped,
 		"unmap-failed": OpUnmapFailed, "cut-done": OpCutDone, "cut-failed": OpCutFailed, "register": OpRegister,
 		"close-context": OpCloseContext, "pin": OpPin, "unpin": OpUnpin, "break": OpBreak, "done": OpDone,
-		"abandon": OpAbandon, "tick": OpTick, "claim": OpClaim, "share": OpShare,
+		"abandon": OpAbandon, "tick": OpTick, "claim": OpClaim, "share": OpShare, "restore": OpRestore, "resume": OpResume,
 	}[td.Cmd]
 	if !ok {
 		td.Fatalf(t, "%s: no command %q", td.Pos, td.Cmd)

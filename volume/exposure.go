@@ -3,6 +3,7 @@ package volume
 import (
 	"encoding/binary"
 	"fmt"
+	"syscall"
 
 	"holdfast/extent"
 	"holdfast/store"
@@ -45,7 +46,7 @@ func (k ExposureKey) encode() []byte {
 const exposureFixed = 6 * 8
 
 // maxHolder bounds Exposure.Holder.
-const maxHolder = 4096
+const maxHolder = 32 << 10
 
 func (e *Exposure) encode() []byte {
 	b := make([]byte, 0, exposureFixed+len(e.Holder))
@@ -83,7 +84,7 @@ func decodeExposure(k, b []byte) (Exposure, error) {
 func (v *Volume) Expose(put []Exposure, end []ExposureKey) error {
 	b := v.batch()
 	room := func() error {
-		if b.Ops() < store.MaxOps/2 { // whose values have bytes to spare, too
+		if b.Ops() < store.MaxOps && b.b.Bytes() < store.MaxBytes-2*maxHolder {
 			return nil
 		}
 		_, err := v.apply(b)
@@ -99,7 +100,7 @@ func (v *Volume) Expose(put []Exposure, end []ExposureKey) error {
 	for i := range put {
 		e := &put[i]
 		if len(e.Holder) > maxHolder {
-			e.Holder = e.Holder[:maxHolder]
+			return fmt.Errorf("exposure with a holder of %d bytes: %w", len(e.Holder), syscall.E2BIG)
 		}
 		b.Put(e.Key().encode(), e.encode())
 		if err := room(); err != nil {

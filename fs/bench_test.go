@@ -46,7 +46,7 @@ func benchFS(b testing.TB, size int64) *FS {
 }
 
 // BenchmarkNames is what the server does for the kernel when a program makes files
-// of 1 KiB, looks at them again when the kernel has forgotten them, and removes
+// of 1 KiB, looks at them again when the kernel has forgotten them, renames and removes
 // them: a directory of a thousand in each round. Nanoseconds are of a file.
 func BenchmarkNames(b *testing.B) {
 	const files = 1000
@@ -55,9 +55,6 @@ func BenchmarkNames(b *testing.B) {
 	var dir extent.Ino
 	var inos [files]extent.Ino
 	var names [files]string
-	for k := range names {
-		names[k] = fmt.Sprint("file", k)
-	}
 	content := make([]byte, 1<<10)
 	each := func(what string, op func(k int, name string) error) {
 		start := time.Now()
@@ -82,6 +79,9 @@ func BenchmarkNames(b *testing.B) {
 		}
 	}
 	for round := 0; b.Loop(); round++ {
+		for k := range names {
+			names[k] = fmt.Sprint("file", k)
+		}
 		a, err := f.Mkdir(ctx, Caller{}, extent.RootIno, fmt.Sprint("dir", round), 0o755)
 		if err != nil {
 			b.Fatal(err)
@@ -105,6 +105,11 @@ func BenchmarkNames(b *testing.B) {
 		})
 		forget()
 		each("lookup-again", lookup)
+		each("rename", func(k int, name string) error {
+			to := "to" + name
+			names[k] = to
+			return f.Rename(ctx, Caller{}, dir, name, dir, to, 0)
+		})
 		each("unlink", func(k int, name string) error { return f.Unlink(ctx, Caller{}, dir, name) })
 		each("forget-unlinked", func(k int, _ string) error { f.Forget(inos[k], 1); return nil })
 		f.Forget(dir, 1)

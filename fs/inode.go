@@ -33,6 +33,7 @@ type inode struct {
 	opens   int           // guarded by mu
 	grown   bool          // guarded by mu: blocks were taken ahead since it was opened
 	noCaps  bool          // guarded by mu: it is known to have no capabilities
+	version uint64        // guarded by mu: other after each change of its names
 
 	linkable bool // guarded by mu: made without a name, and may get one
 

@@ -115,10 +115,11 @@ func (f *FS) begin(inodes ...*inode) *txn {
 	return t
 }
 
-// commit records the inodes' attributes with whatever else is in the transaction.
+// commit records the inodes' attributes with whatever else is in the transaction, which may be names in them.
 func (t *txn) commit() error {
 	for _, i := range t.inodes {
 		t.PutInode(i.n)
+		i.version++
 	}
 	err := t.Commit()
 	if err != nil {

@@ -28,14 +28,14 @@ func (f *FS) remove(dir extent.Ino, name string, isDir bool) error {
 	}
 	return f.withInode(dir, func(d *inode) error {
 		for {
-			e, i, unlock, err := f.lockEntry(d, name)
+			e, i, version, unlock, err := f.lockEntry(d, name)
 			if err != nil {
 				return err
 			}
 			same := unlock != nil
 			if !same { // the file comes before the directory in the order of locks
 				unlock = lockAll(d, i)
-				same, err = f.unchanged(d, name, e)
+				same, err = f.unchanged(d, name, e, version)
 			}
 			if err == nil && same {
 				err = f.removeEntry(d, name, e, i, isDir)
@@ -51,20 +51,24 @@ func (f *FS) remove(dir extent.Ino, name string, isDir bool) error {
 
 // lockEntry looks name up in d, and locks both d and its inode, which the caller puts.
 // If they have to be locked the other way round, none is, and unlock is nil.
-func (f *FS) lockEntry(d *inode, name string) (e volume.Entry, i *inode, unlock func(), err error) {
+func (f *FS) lockEntry(d *inode, name string) (e volume.Entry, i *inode, version uint64, unlock func(), err error) {
 	d.lock()
 	if e, i, err = f.entryOf(d, name); err == nil && d.ino < i.ino {
 		i.lock()
-		return e, i, func() { i.mu.Unlock(); d.mu.Unlock() }, nil
+		return e, i, d.version, func() { i.mu.Unlock(); d.mu.Unlock() }, nil
 	}
+	version = d.version
 	d.mu.Unlock()
-	return e, i, nil, err
+	return e, i, version, nil, err
 }
 
 // unchanged reports whether name in d still leads to e, now that d is locked. The
 // inode behind e can only be locked once it is known, and was not while it was
-// looked up.
-func (f *FS) unchanged(d *inode, name string, e volume.Entry) (bool, error) {
+// looked up, when d had the version.
+func (f *FS) unchanged(d *inode, name string, e volume.Entry, version uint64) (bool, error) {
+	if d.version == version {
+		return true, nil
+	}
 	now, err := f.vol.LookupEntry(d.ino, name)
 	if isNotExist(err) {
 		return e == volume.Entry{}, nil

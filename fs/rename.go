@@ -36,16 +36,20 @@ func (f *FS) Rename(_ context.Context, _ Caller, dir extent.Ino, from string, ne
 
 // place is a name in a directory and what it leads to.
 type place struct {
-	dir  *inode
-	name string
-	e    volume.Entry // zero if there is no such name
-	i    *inode       // nil if there is no such name
+	dir     *inode
+	name    string
+	e       volume.Entry // zero if there is no such name
+	i       *inode       // nil if there is no such name
+	version uint64       // of dir, when the name was looked up
 }
 
 func (p *place) isDir() bool { return p.e.Type == syscall.S_IFDIR }
 
 func (p *place) find(f *FS) (err error) {
-	p.e, p.i, err = f.entry(p.dir, p.name)
+	p.dir.mu.RLock()
+	defer p.dir.mu.RUnlock()
+	p.version = p.dir.version
+	p.e, p.i, err = f.entryOf(p.dir, p.name)
 	return err
 }
 
@@ -84,7 +88,7 @@ func (r *rename) try() (done bool, err error) {
 	unlock := lockAll(r.from.dir, r.to.dir, r.from.i, r.to.i)
 	defer unlock()
 	for _, p := range [...]*place{&r.from, &r.to} {
-		if same, err := f.unchanged(p.dir, p.name, p.e); err != nil || !same {
+		if same, err := f.unchanged(p.dir, p.name, p.e, p.version); err != nil || !same {
 			return false, err
 		}
 	}

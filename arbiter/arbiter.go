@@ -16,6 +16,7 @@ import (
 const (
 	defaultShards    = 64
 	defaultMountWait = time.Second
+	defaultStepTime  = 10 * time.Second
 	defaultEvents    = 4096
 	never            = layout.Instant(math.MaxInt64)
 )
@@ -26,6 +27,8 @@ type Config struct {
 	Clock        Clock         // default: the system's
 	BreakTime    time.Duration // default 45 s
 	MaxBreakTime time.Duration // what progress may stretch it to; default twice BreakTime
+	StepTime     time.Duration // how long a step of the cut of a pin may take; default 10 s
+	AllowKill    bool          // the last step may kill
 	MountWait    time.Duration // default 1 s
 	OnHold       layout.OnHold // default layout.Fail
 	Events       int           // how many past events are kept, about; default 4096
@@ -65,7 +68,8 @@ type shard struct {
 	m       *layout.Machine
 	waiters map[uint64]*waiter // by name of the request
 	holds   map[layout.PinID]uint64
-	vain    map[extent.Ino]layout.Instant // until when a change through the mount does not wait
+	ends    map[layout.LeaseID]chan struct{} // of leases whose end somebody waits for
+	vain    map[extent.Ino]layout.Instant    // until when a change through the mount does not wait
 	ring    []rawEvent
 	ringAt  int
 }
@@ -98,10 +102,12 @@ func New(cfg Config) *Arbiter {
 		s := &shard{
 			index: i,
 			m: layout.New(layout.Config{
-				FirstID: first, Stride: uint64(cfg.Shards), BreakTime: cfg.BreakTime, MaxBreakTime: cfg.MaxBreakTime, Waits: waits,
+				FirstID: first, Stride: uint64(cfg.Shards), BreakTime: cfg.BreakTime, MaxBreakTime: cfg.MaxBreakTime,
+				StepTime: cfg.StepTime, AllowKill: cfg.AllowKill, Waits: waits,
 			}),
 			waiters: map[uint64]*waiter{},
 			holds:   map[layout.PinID]uint64{},
+			ends:    map[layout.LeaseID]chan struct{}{},
 			vain:    map[extent.Ino]layout.Instant{},
 			ring:    make([]rawEvent, 0, max(cfg.Events/cfg.Shards, 1)),
 		}
@@ -122,6 +128,9 @@ func setDefaults(cfg *Config) {
 	}
 	if cfg.MountWait <= 0 {
 		cfg.MountWait = defaultMountWait
+	}
+	if cfg.StepTime <= 0 {
+		cfg.StepTime = defaultStepTime
 	}
 	if cfg.OnHold == 0 {
 		cfg.OnHold = layout.Fail

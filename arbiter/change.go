@@ -51,7 +51,7 @@ func (a *Arbiter) Break(ctx context.Context, c Caller, file extent.Ino, r extent
 		}
 		a.introduce(sh, c.Session, &out)
 	}
-	in := layout.Input{Op: layout.OpBreak, Session: c.Session, File: file, Range: r, Class: class, OnHold: a.onHold(c)}
+	in := layout.Input{Op: layout.OpBreak, Session: c.Session, File: file, Range: r, Class: class, OnHold: a.onHold(c), DropOwn: c.DropOwn}
 	e := a.step(sh, &in, &out)
 	if e.Kind == layout.Queued {
 		return a.awaitChange(ctx, c, sh, e, out)

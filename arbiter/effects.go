@@ -12,6 +12,8 @@ import (
 type outbox struct {
 	notices []notice
 	detach  []detach
+	cutPins []cutPin
+	alarms  []error
 	unhold  []uint64
 	put     []extent.Ino
 	ended   []layout.SessionID
@@ -37,6 +39,13 @@ func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out 
 	switch e.Kind {
 	case layout.Notify, layout.Revoked:
 		a.notify(now, e, out)
+		if e.Kind == layout.Notify && e.Ask == layout.AskDropPins {
+			a.tellContexts(sh, now, e, out)
+		}
+	case layout.CutPin:
+		out.cutPins = append(out.cutPins, cutPin{e.Context, PinCut{e.Pin, e.File, e.Range, e.Step}})
+	case layout.StepFailed:
+		out.alarms = append(out.alarms, alarm(e))
 	case layout.Unmap:
 		out.detach = append(out.detach, detach{false, e.File, e.Lease, e.Range})
 	case layout.Cut:
@@ -44,6 +53,10 @@ func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out 
 		out.detach = append(out.detach, detach{true, e.File, e.Lease, e.Range})
 	case layout.Released:
 		out.put = append(out.put, e.File)
+		if ch := sh.ends[e.Lease]; ch != nil {
+			close(ch)
+			delete(sh.ends, e.Lease)
+		}
 	case layout.Pinned:
 		sh.holds[e.Pin] = 0
 	case layout.Unpinned:
@@ -97,7 +110,7 @@ func (a *Arbiter) answer(sh *shard, e *layout.Effect, refused *Refused) bool {
 // Preconditions: no lock is held.
 func (a *Arbiter) flush(out *outbox) error {
 	var first error
-	for len(out.notices)+len(out.detach)+len(out.unhold)+len(out.put)+len(out.ended) > 0 {
+	for len(out.notices)+len(out.detach)+len(out.cutPins)+len(out.alarms)+len(out.unhold)+len(out.put)+len(out.ended) > 0 {
 		now := *out
 		*out = outbox{}
 		for _, n := range now.notices {
@@ -115,6 +128,12 @@ func (a *Arbiter) flush(out *outbox) error {
 			if err := a.unmap(d, out); err != nil && first == nil {
 				first = err
 			}
+		}
+		for _, c := range now.cutPins {
+			a.spawn(func() { a.cutStep(c) })
+		}
+		for _, err := range now.alarms {
+			a.warn(err)
 		}
 		for _, f := range now.put {
 			a.storage.Put(f)

@@ -55,8 +55,10 @@ func kindOf(e layout.EffectKind) EventKind {
 		return EventTimeout
 	case layout.Returned:
 		return EventReturn
-	case layout.Cut:
+	case layout.Cut, layout.CutPin:
 		return EventCut
+	case layout.StepFailed:
+		return EventCutFailed
 	case layout.Revoked:
 		return EventRevoke
 	case layout.Released:
@@ -200,6 +202,12 @@ func (a *Arbiter) raw(now layout.Instant, e *layout.Effect) rawEvent {
 		at: now, deadline: e.Deadline, kind: kindOf(e.Kind), class: e.Class, ask: e.Ask, errno: e.Errno,
 		file: e.File, r: e.Range, lease: e.Lease, leaseSeq: e.Seq, session: e.Session, context: e.Context, pin: e.Pin,
 		change: e.Change, reason: e.Reason,
+	}
+	if e.Step != 0 {
+		raw.reason = e.Step.String()
+		if e.Reason != "" {
+			raw.reason += ": " + e.Reason
+		}
 	}
 	if v, ok := a.sessions.Load(e.Session); ok && e.Session != 0 {
 		raw.pid = v.(*session).info.PID

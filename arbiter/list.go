@@ -40,11 +40,15 @@ func (a *Arbiter) Pins(f Filter) []PinInfo {
 				continue
 			}
 			kind, name := a.whichContext(p.Context)
-			found = append(found, PinInfo{
+			pin := PinInfo{
 				ID: p.ID, File: p.File, Path: a.storage.Path(p.File), Range: RangeOf(p.Range), Access: p.Access,
 				Lease: p.Lease, Context: p.Context, ContextKind: kind, ContextName: name, Session: p.Session, PID: pid,
 				Program: program, Unattended: p.Unattended,
-			})
+			}
+			if p.Cutting {
+				pin.Cutting = &CutState{p.Step, p.Tries, a.time(p.Deadline)}
+			}
+			found = append(found, pin)
 		}
 	}
 	slices.SortFunc(found, func(x, y PinInfo) int { return cmp.Compare(x.ID, y.ID) })

@@ -12,11 +12,13 @@ import (
 
 // contextEntry is a registered context. A shard hears of it with the first pin there.
 type contextEntry struct {
-	id     layout.ContextID
-	owner  atomic.Pointer[session] // another one after a claim, which has the locks of all shards
-	info   ContextInfo             // as it described itself when it was registered
-	closed atomic.Bool
-	opened []atomic.Bool // by shard, written under its lock
+	id      layout.ContextID
+	owner   atomic.Pointer[session] // another one after a claim, which has the locks of all shards
+	context Context
+	can     layout.Abilities
+	info    ContextInfo // as it described itself when it was registered
+	closed  atomic.Bool
+	opened  []atomic.Bool // by shard, written under its lock
 }
 
 func (e *contextEntry) session() *session { return e.owner.Load() }
@@ -28,8 +30,9 @@ func (a *Arbiter) Register(id layout.SessionID, c Context) (layout.ContextID, er
 		return 0, err
 	}
 	e := &contextEntry{
-		id: layout.ContextID(a.names.Add(1)), info: c.Info(), opened: make([]atomic.Bool, len(a.shards)),
+		id: layout.ContextID(a.names.Add(1)), context: c, info: c.Info(), opened: make([]atomic.Bool, len(a.shards)),
 	}
+	e.can = abilities(c, e.info.Can)
 	e.owner.Store(s)
 	a.contexts.Store(e.id, e)
 	a.recordContext(EventContextOpen, e)
@@ -107,7 +110,7 @@ func (a *Arbiter) pin(sh *shard, e *contextEntry, in *layout.Input) (layout.Effe
 		return layout.Effect{}, err
 	}
 	if opened := &e.opened[uint64(in.Lease)%uint64(len(a.shards))]; !opened.Load() {
-		a.step(sh, &layout.Input{Op: layout.OpRegister, Session: e.session().id, Context: e.id}, &out)
+		a.step(sh, &layout.Input{Op: layout.OpRegister, Session: e.session().id, Context: e.id, Can: e.can}, &out)
 		opened.Store(true)
 	}
 	res := a.step(sh, in, &out)

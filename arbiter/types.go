@@ -60,6 +60,8 @@ type Capabilities struct {
 	GiveBack     bool `json:"give_back"`    // give back a range
 	Disassociate bool `json:"disassociate"` // let go of everything
 	Fence        bool `json:"fence"`        // be cut off
+	Kill         bool `json:"kill"`         // have its session killed, where that is allowed
+	ByWindow     bool `json:"by_window"`    // it reaches blocks by windows only: to detach these cuts it
 }
 
 // ContextInfo describes a context.
@@ -188,6 +190,7 @@ type PinInfo struct {
 	PID         int32            `json:"pid"`
 	Program     string           `json:"program,omitempty"`
 	Unattended  bool             `json:"unattended"`
+	Cutting     *CutState        `json:"cutting,omitempty"`
 }
 
 // Blocker is one thing that stands in the way of a change, and why.
@@ -223,7 +226,8 @@ type Caller struct {
 	Session layout.SessionID // 0: found by PID, only if something stands in the way
 	Admin   bool
 	Umask   uint32        // for files that are made; the arbiter does not look
-	OnHold  layout.OnHold // 0: the policy of the volume
+	OnHold  layout.OnHold // 0: the policy of the file, or of the volume
+	DropOwn bool          // the caller's own pins in the range are dropped first, if the change is not refused
 	// Wait bounds how long a change may wait: 0 means Config.MountWait, WaitForever that only the context does.
 	Wait time.Duration
 }

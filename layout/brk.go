@@ -37,6 +37,12 @@ func (m *Machine) begin(q *request) {
 		})
 		return true
 	})
+	if q.kind == changing { // under Revoke; they may be under a lease that is the caller's own by now
+		q.file.pins.each(query{r: q.r, not: own}, func(it *item[pin]) bool {
+			ls = append(ls, it.val.lease)
+			return true
+		})
+	}
 	for _, l := range ls { // once for each of its pieces
 		if b := l.brks(); b == nil || b.request != q {
 			m.ask(q, l)
@@ -64,19 +70,27 @@ func (m *Machine) ask(q *request, l *lease) {
 		return // given back or cut already: only the storage is waited for
 	}
 	l.seq++
-	if l.closed || l.session.dead {
+	if !l.answerable(q) {
 		m.cutFor(b)
 		return
 	}
 	m.timers.start(&b.timer, m.now.Add(m.cfg.BreakTime))
 	ask := AskReturn
-	if q.kind != changing && q.mode == Shared {
+	switch {
+	case q.kind != changing && q.mode == Shared:
 		ask = AskDowngrade
+	case q.onHold == Revoke && l.pinnedIn(q.r):
+		ask = AskDropPins
 	}
 	m.emit(Effect{
 		Kind: Notify, Lease: l.id, File: l.file.ino, Session: l.session.id, Range: q.r, Class: q.class, Ask: ask,
 		Deadline: b.at, Seq: uint64(l.seq), Change: q.changeID(), Request: q.requestID(), Tag: l.tag,
 	})
+}
+
+// answerable reports whether somebody is left who could give back what q wants: without its handle, who drops the pins.
+func (l *lease) answerable(q *request) bool {
+	return !l.session.dead && (!l.closed || q.onHold == Revoke && l.pinnedIn(q.r))
 }
 
 // alive reports whether the holder still has something that is in q's way.
@@ -97,6 +111,14 @@ func (m *Machine) cutFor(b *brk) {
 		l.carve(r, isLive, cutting, false, func(p extent.Range) { m.emitCut(l, p) })
 		return true
 	})
+}
+
+// cutLate is cutFor after the break has begun. What was unbreakable is taken by now, so who waits for it waits for something else.
+func (m *Machine) cutLate(b *brk) {
+	m.cutFor(b)
+	if b.lease.unbreakable {
+		m.advance(b.lease.file)
+	}
 }
 
 func (m *Machine) emitCut(l *lease, r extent.Range) {
@@ -191,6 +213,10 @@ func (m *Machine) tick() {
 	for len(m.timers) > 0 && m.timers[0].at <= m.now {
 		t := m.timers[0]
 		m.timers.stop(t)
+		if t.pin != nil {
+			m.pinTick(t.pin)
+			continue
+		}
 		l := t.lease
 		if b := t.brk; b != nil {
 			l = b.lease
@@ -198,7 +224,7 @@ func (m *Machine) tick() {
 				Kind: TimedOut, Lease: l.id, File: l.file.ino, Session: l.session.id, Range: b.request.r, Seq: uint64(l.seq),
 				Change: b.request.changeID(), Request: b.request.requestID(), Tag: l.tag,
 			})
-			m.cutFor(b)
+			m.cutLate(b)
 			continue
 		}
 		l.carve(everything, isFailed, cutting, false, func(p extent.Range) { m.emitCut(l, p) })
@@ -216,9 +242,14 @@ func (m *Machine) detached(in *Input) {
 	if in.Op == OpCutDone {
 		state = cutting
 	}
+	if state == cutting && l.pinned() > 0 {
+		m.detachedPins(l, in.Range)
+		m.settle(l)
+		return
+	}
 	l.carve(in.Range, func(s pieceState) bool { return s == state }, live, true, func(p extent.Range) {
 		if state == cutting {
-			m.emit(Effect{Kind: Revoked, Lease: l.id, File: l.file.ino, Session: l.session.id, Range: p, Seq: uint64(l.seq), Tag: l.tag})
+			m.emitRevoked(l, p)
 		}
 	})
 	m.settle(l)
@@ -237,22 +268,16 @@ func (m *Machine) detachFailed(in *Input) {
 	if s.retry.idx < 0 {
 		m.timers.start(&s.retry, m.now+s.backoff)
 	}
-	for b := s.brks; b != nil; b = b.nextOfLease {
-		q := b.request
-		if q.abandoned || !q.r.Overlaps(in.Range) {
-			continue
-		}
-		m.tellRefused(q, syscall.EAGAIN, reasonDetach)
-		m.orphan(q)
-	}
+	m.sendAway(l, in.Range)
 }
 
-// timer is due at a point in time: the end of a break, or the next try of a lease's detaching.
+// timer is due at a point in time: the end of a break, or the next try of a lease's detaching or of a pin's cut.
 type timer struct {
 	at    Instant
 	idx   int // in timers, -1 if stopped
 	brk   *brk
 	lease *lease
+	pin   *pin
 }
 
 // timers is a heap by time.

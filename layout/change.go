@@ -15,8 +15,8 @@ func (m *Machine) change(in *Input) {
 		errno, reason = syscall.EINVAL, "no such class or policy"
 	case !ok:
 		errno, reason = syscall.EINVAL, "the range is empty"
-	case in.OnHold == Revoke || in.OnHold == Defer:
-		errno, reason = syscall.EOPNOTSUPP, "on_hold = revoke and defer are not supported"
+	case in.OnHold == Defer:
+		errno, reason = syscall.EOPNOTSUPP, "on_hold = defer is not supported"
 	}
 	if errno != 0 {
 		m.emit(Effect{Kind: Refused, Errno: errno, Reason: reason, File: in.File, Range: in.Range, Class: in.Class, Session: in.Session})
@@ -26,8 +26,20 @@ func (m *Machine) change(in *Input) {
 	q.kind, q.file, q.session, q.r = changing, m.file(in.File), in.Session, r
 	q.class, q.onHold = in.Class, in.OnHold
 	f := q.file
+	before := len(m.out)
+	if in.DropOwn && in.Class == Subtractive {
+		m.dropOwn(q, in.NoWait)
+		q.file = m.file(in.File) // it may have been forgotten with its last pin
+		f = q.file
+	}
+	dropped := len(m.out)
 	m.submit(q, in.NoWait)
 	m.drop(f)
+	if dropped > before { // the answer comes first
+		answer := m.out[dropped]
+		copy(m.out[before+1:], m.out[before:dropped])
+		m.out[before] = answer
+	}
 }
 
 // done is OpDone.

@@ -34,6 +34,10 @@ func CheckInvariants(m *Machine) error {
 			}
 			last = p.End
 		}
+		// What is detached and reached by nobody does not stay.
+		if r := l.unreached(); !r.Empty() {
+			return fmt.Errorf("lease %d keeps %v, which is cut", id, r)
+		}
 		n := 0
 		for p := l.slowPins(); p != nil; p = p.nextOfLease {
 			n++
@@ -51,8 +55,8 @@ func CheckInvariants(m *Machine) error {
 		if m.leases.get(uint64(p.lease.id)) != p.lease {
 			return fmt.Errorf("invariant 2: the lease of pin %d has gone", id)
 		}
-		if !p.lease.covers(p.r) {
-			return fmt.Errorf("invariant 1: pin %d on %v is not covered by %v", id, p.r, p.lease.pieces())
+		if err := checkCover(m, p); err != nil {
+			return err
 		}
 		if p.access == Write && p.lease.access == Read {
 			return fmt.Errorf("invariant 1: pin %d writes under a lease to read", id)
@@ -65,6 +69,38 @@ func CheckInvariants(m *Machine) error {
 		}
 	})
 	return err
+}
+
+// checkCover checks invariant 1: a pin is covered by its lease. What of that was taken away is still the lease's until the pin is cut.
+func checkCover(m *Machine, p *pin) error {
+	pos, taken := p.r.Off, false
+	for _, q := range p.lease.from(p.r.Off) {
+		if q.Off > pos || q.state == unmapping {
+			break
+		}
+		pos, taken = q.End, taken || q.state != live && q.Off < p.r.End
+		if pos >= p.r.End {
+			break
+		}
+	}
+	switch {
+	case pos < p.r.End:
+		return fmt.Errorf("invariant 1: pin %d on %v is not covered by %v", p.id, p.r, p.lease.pieces())
+	case p.cut != nil && (!taken || p.cut.idx < 0 || p.context.can&ByWindow != 0):
+		return fmt.Errorf("pin %d under %v is being cut: %+v", p.id, p.lease.pieces(), p.cut)
+	case p.cut == nil && p.lease.touches(p.r, fencing):
+		return fmt.Errorf("pin %d under %v is not being cut", p.id, p.lease.pieces())
+	}
+	return nil
+}
+
+func (l *lease) touches(r extent.Range, s pieceState) bool {
+	for _, p := range l.from(r.Off) {
+		if p.Off < r.End && p.state == s {
+			return true
+		}
+	}
+	return false
 }
 
 func checkIndex(m *Machine, f *file, pieces, pins int) error {

@@ -81,7 +81,7 @@ func (m *Machine) judgeChange(q *request, own uint32) verdict {
 	f := q.file
 	ownPins, othersPins := m.pinsIn(f, q.r, q.session)
 	// Own pins are never skipped. Beside others', a wait for those would end here all the same.
-	if ownPins && (!othersPins || q.onHold == Wait) {
+	if ownPins && !q.dropOwn && (!othersPins || q.onHold >= Wait) {
 		return verdict{refused, syscall.EDEADLK, reasonOwnPins}
 	}
 	reason := ""
@@ -94,11 +94,11 @@ func (m *Machine) judgeChange(q *request, own uint32) verdict {
 	switch {
 	case reason != "" && q.onHold == Wait:
 		return verdict{held, 0, reason}
-	case reason != "":
+	case reason != "" && q.onHold != Revoke:
 		return verdict{refused, syscall.ETXTBSY, reason}
 	case q.behind() != nil:
 		return verdict{afterThat, 0, reasonBehind}
-	case f.leases.first(query{r: q.r, not: own}) != nil:
+	case othersPins, f.leases.first(query{r: q.r, not: own}) != nil:
 		return verdict{conflict, 0, reasonBreaking}
 	}
 	return verdict{kind: clearWay}

@@ -16,6 +16,7 @@ const (
 	unmapping            // given back; the storage is detaching it
 	cutting              // taken away; the storage is detaching it
 	failed               // detaching it failed; it is tried again
+	fencing              // detached; pins that reach it by other ways are being cut
 )
 
 // piece is a part of a lease's range. The pieces of a lease are disjoint and in order.
@@ -201,6 +202,8 @@ func (l *lease) setPieces(i, j int, put []piece) {
 
 func isLive(s pieceState) bool     { return s == live }
 func isFailed(s pieceState) bool   { return s == failed }
+func isCutting(s pieceState) bool  { return s == cutting }
+func isFencing(s pieceState) bool  { return s == fencing }
 func isDetached(s pieceState) bool { return s == unmapping || s == cutting }
 
 var everything = extent.Range{Off: 0, End: extent.Inf}
@@ -299,7 +302,7 @@ func (m *Machine) closeLease(in *Input) {
 		return
 	}
 	l.closed = true
-	if l.slow == nil && !l.mapped { // most leases: whole, and nobody has asked for it
+	if l.slow == nil && !l.mapped && l.one[0].state == live { // most leases: whole, and nobody has asked for it
 		l.file.leases.remove(l.one[0].Off, uint64(l.id))
 		l.n = 0
 		m.settle(l)
@@ -312,9 +315,11 @@ func (m *Machine) closeLease(in *Input) {
 	for _, c := range l.contexts() {
 		m.emit(Effect{Kind: Transferred, Lease: l.id, File: l.file.ino, Session: l.session.id, Context: c})
 	}
-	for b := l.brks(); b != nil; { // nobody is left who could answer
+	for b := l.brks(); b != nil; {
 		next := b.nextOfLease
-		m.cutFor(b)
+		if !l.answerable(b.request) {
+			m.cutLate(b)
+		}
 		b = next
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 const (
 	defaultBreakTime = 45 * time.Second
+	defaultStepTime  = 10 * time.Second
 	minBackoff       = time.Second
 	maxBackoff       = 30 * time.Second
 	defaultMaxBreaks = 64
@@ -26,6 +27,10 @@ type Config struct {
 	BreakTime time.Duration
 	// MaxBreakTime bounds what visible progress may stretch it to; 0 means twice BreakTime.
 	MaxBreakTime time.Duration
+	// StepTime is how long a step of the cut of a pin may take; 0 means 10 s.
+	StepTime time.Duration
+	// AllowKill lets the last step of a cut kill the session.
+	AllowKill bool
 	// MaxBreaks is how many requests on one file may be breaking leases at a time; 0 means 64. What would need a further break
 	// waits until one is over: a break goes on when nobody waits for it any more, so who gives up again and again would pile
 	// them up.
@@ -79,6 +84,7 @@ type session struct {
 type context struct {
 	id      ContextID
 	session *session
+	can     Abilities
 	pins    *pin
 }
 
@@ -93,6 +99,9 @@ func New(cfg Config) *Machine {
 	}
 	if cfg.MaxBreakTime <= 0 {
 		cfg.MaxBreakTime = 2 * cfg.BreakTime
+	}
+	if cfg.StepTime <= 0 {
+		cfg.StepTime = defaultStepTime
 	}
 	if cfg.MaxBreaks <= 0 {
 		cfg.MaxBreaks = defaultMaxBreaks
@@ -135,6 +144,12 @@ func (m *Machine) Step(now Instant, in *Input) []Effect {
 		m.detached(in)
 	case OpUnmapFailed, OpCutFailed:
 		m.detachFailed(in)
+	case OpCutPinDone:
+		m.pinCutDone(in)
+	case OpCutPinFailed:
+		m.pinCutFailed(in)
+	case OpSeize:
+		m.seize(in)
 	case OpOpenSession:
 		m.openSession(in)
 	case OpEndSession:
@@ -269,7 +284,7 @@ func (m *Machine) endSession(in *Input) {
 		}
 	}
 	for _, b := range asked {
-		m.cutFor(b)
+		m.cutLate(b)
 	}
 	m.dropSession(s)
 }
@@ -325,7 +340,7 @@ func (m *Machine) register(in *Input) {
 	case in.Context == 0 || m.contexts[in.Context] != nil:
 		m.deny(in, syscall.EINVAL, "the context is known already")
 	default:
-		m.contexts[in.Context] = &context{id: in.Context, session: s}
+		m.contexts[in.Context] = &context{id: in.Context, session: s, can: in.Can}
 		s.contexts++
 	}
 }

@@ -46,6 +46,10 @@ type mPin struct {
 	session SessionID
 	context ContextID
 	r       extent.Range
+	cut     bool
+	step    CutStep // that is being tried
+	until   Instant
+	backoff time.Duration
 }
 
 type mRequest struct {
@@ -56,6 +60,7 @@ type mRequest struct {
 	session     SessionID
 	class       Class
 	onHold      OnHold
+	dropOwn     bool // for as long as its own pins are thought away
 	mode        Mode
 	access      Access
 	unbreakable bool
@@ -72,6 +77,7 @@ type mBreak struct{ start, deadline Instant }
 type mAsk struct {
 	by   *mRequest
 	from *mLease
+	ask  Ask
 }
 
 type mAnswer struct {
@@ -137,6 +143,10 @@ func (q *mRequest) inWay(l *mLease, test func(pieceState) bool) bool {
 	if q.kind != changing && q.mode == Shared && l.mode == Shared {
 		return false
 	}
+	return q.touches(l, test)
+}
+
+func (q *mRequest) touches(l *mLease, test func(pieceState) bool) bool {
 	for _, r := range q.ranges() {
 		if l.touches(r, test) {
 			return true
@@ -235,15 +245,15 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 			return refused, syscall.EBUSY
 		}
 		return clearWay, 0
-	case ownPins && (!otherPins || q.onHold == Wait):
+	case ownPins && !q.dropOwn && (!otherPins || q.onHold == Wait || q.onHold == Revoke):
 		return refused, syscall.EDEADLK
 	case (held || otherPins) && q.onHold == Wait:
 		return held_, 0
-	case held || otherPins:
+	case (held || otherPins) && q.onHold != Revoke:
 		return refused, syscall.ETXTBSY
-	case md.behind(q), conflicting && md.crowded(q):
+	case md.behind(q), (conflicting || otherPins) && md.crowded(q):
 		return afterThat, 0
-	case conflicting:
+	case conflicting, otherPins:
 		return conflict, 0
 	}
 	return clearWay, 0
@@ -274,14 +284,14 @@ func (md *model) crowded(q *mRequest) bool {
 }
 
 func (md *model) broken(l *mLease) bool {
-	return slices.ContainsFunc(md.requests, func(q *mRequest) bool { return q.asked[l] != nil && q.inWay(l, anyState) })
+	return slices.ContainsFunc(md.requests, func(q *mRequest) bool { return q.asked[l] != nil && q.stillInWay(l) })
 }
 
 // serve looks at all requests in order until none moves.
 func (md *model) serve() {
 	for _, q := range md.requests {
 		for l := range q.asked {
-			if !q.inWay(l, anyState) {
+			if !q.stillInWay(l) {
 				delete(q.asked, l)
 			}
 		}
@@ -325,13 +335,13 @@ func (md *model) act(q *mRequest, kind verdictKind, errno syscall.Errno) bool {
 	case conflict:
 		q.state, q.holders = breaking, nil
 		for _, l := range md.leases {
-			if q.asked[l] == nil && q.inWay(l, anyState) {
+			if q.asked[l] == nil && (q.inWay(l, anyState) || md.pinnedByOthers(l, q)) {
 				q.asked[l] = &mBreak{md.now, md.now.Add(modelBreakTime)}
 				switch {
-				case l.closed || md.dead[l.session]:
+				case !md.answerable(l, q):
 					md.cutFor(q, l)
-				case q.inWay(l, isLive):
-					md.asks = append(md.asks, mAsk{q, l})
+				case q.touches(l, isLive):
+					md.asks = append(md.asks, mAsk{q, l, md.ask(l, q)})
 				}
 			}
 		}

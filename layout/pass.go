@@ -48,7 +48,7 @@ func (m *Machine) claimed(c *context, s *session) (to map[*pin]*lease, denied Ef
 		switch {
 		case l == nil:
 			why.Range, why.Errno, why.Reason = uncovered, syscall.EPERM, "the session has no lease of its own that covers the pin"
-		case m.breaks(l, p.r):
+		case m.breaks(l, p.r), m.breaks(p.lease, p.r), p.cut != nil:
 			why.Range, why.Errno, why.Reason = p.r, syscall.EAGAIN, "the range is being broken"
 		default:
 			continue
@@ -239,7 +239,7 @@ func (m *Machine) leave(l *lease, in *Input) {
 		case sameSession(b.request.session, l.sole()): // it waited for the others only
 			m.dropBrk(b)
 		case l.session.dead && b.idx >= 0: // nobody is left who could answer
-			m.cutFor(b)
+			m.cutLate(b)
 		}
 		b = next
 	}

@@ -110,15 +110,7 @@ func (p *pair) claim(t *rapid.T) {
 		p.step(in)
 		return
 	}
-	errno := syscall.Errno(0)
-	for pn, l := range to {
-		if l == nil {
-			errno = syscall.EPERM
-		} else if errno == 0 && slices.ContainsFunc(p.md.requests, func(q *mRequest) bool { return q.asked[l] != nil && q.r.Overlaps(pn.r) }) {
-			errno = syscall.EAGAIN
-		}
-	}
-	if errno != 0 {
+	if errno := p.md.claimable(to); errno != 0 {
 		p.md.told = append(p.md.told, mAnswer{Denied, 0, errno})
 		p.step(in)
 		return

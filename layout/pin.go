@@ -13,6 +13,7 @@ type pin struct {
 	context       *context
 	r             extent.Range
 	access        Access
+	cut           *pinCut // nil unless it is being cut
 	prevOfLease   *pin
 	nextOfLease   *pin
 	prevOfContext *pin
@@ -127,6 +128,7 @@ func (m *Machine) unpin(in *Input) {
 	case in.Session != 0 && p.context.session.id != in.Session:
 		m.deny(in, syscall.EPERM, "the pin belongs to another session")
 	default:
+		m.progress(p.lease, p.r)
 		m.dropPin(p)
 	}
 }
@@ -134,6 +136,17 @@ func (m *Machine) unpin(in *Input) {
 // dropPin takes the pin away. A lease that only its pins kept goes with the last.
 func (m *Machine) dropPin(p *pin) {
 	l := p.lease
+	m.removePin(p)
+	m.sweep(l)
+	m.unpinned(l)
+	m.settle(l)
+}
+
+// removePin takes the pin out of all tables; sweep, unpinned and settle have to follow.
+func (m *Machine) removePin(p *pin) {
+	if p.cut != nil {
+		m.timers.stop(&p.cut.timer)
+	}
 	delete(m.pins, p.id)
 	p.leave()
 	if p.prevOfContext != nil {
@@ -145,8 +158,6 @@ func (m *Machine) dropPin(p *pin) {
 		p.nextOfContext.prevOfContext = p.prevOfContext
 	}
 	m.emit(p.effect(Unpinned))
-	m.unpinned(l)
-	m.settle(l)
 }
 
 // unpinned gives back a lease that only its pins kept, when the last has gone; settle has to follow.

@@ -22,7 +22,7 @@ func TestMachineAgainstModel(t *testing.T) {
 func checkPair(t *rapid.T) {
 	breaks := rapid.SampledFrom([]int{1, 2, 64}).Draw(t, "breaks at a time")
 	p := &pair{
-		t: t, m: New(Config{BreakTime: modelBreakTime, MaxBreakTime: modelBreakTime, MaxBreaks: breaks}),
+		t: t, m: New(Config{BreakTime: modelBreakTime, MaxBreakTime: modelBreakTime, MaxBreaks: breaks, StepTime: modelStepTime}),
 		md: &model{dead: map[SessionID]bool{}, contexts: map[ContextID]SessionID{}, owner: map[SessionID]OwnerID{}, breaks: breaks},
 	}
 	if rapid.Bool().Draw(t, "two sessions of one process") {
@@ -36,12 +36,12 @@ func checkPair(t *rapid.T) {
 		"acquire": p.acquire, "acquire2": p.acquire, "return": p.giveBack, "close": p.closeLease, "modify": p.modify, "mapped": p.mapped,
 		"pin": p.pin, "unpin": p.unpin, "break": p.change, "break2": p.change, "done": p.done, "abandon": p.abandon,
 		"detached": p.detached, "tick": p.tick, "end": p.endSession, "close context": p.closeContext,
-		"share": p.share, "claim": p.claim, "": p.compare,
+		"share": p.share, "claim": p.claim, "cut done": p.detached, "pin cut": p.pinCut, "seize": p.seize, "": p.compare,
 	})
 }
 
 func (p *pair) register(s SessionID) {
-	p.m.Step(p.md.now, &Input{Op: OpRegister, Session: s, Context: ContextID(s)})
+	p.m.Step(p.md.now, &Input{Op: OpRegister, Session: s, Context: ContextID(s), Can: modelContexts[s]})
 	p.md.contexts[ContextID(s)] = s
 }
 
@@ -94,11 +94,15 @@ func (p *pair) step(in Input) {
 		case Queued:
 			name = id
 		case Notify:
-			asks = append(asks, fmt.Sprintf("lease %d for request %d", e.Lease, id))
+			asks = append(asks, fmt.Sprintf("lease %d for request %d: %v", e.Lease, id, e.Ask))
 		}
 	}
 	want := p.md.told
 	p.md.told = nil
+	if in.Op == OpTick { // cuts that fail at the same time
+		sentAwayFirst(got)
+		sentAwayFirst(want)
+	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		p.t.Fatalf("%+v:\nmachine answers %v\nmodel expects   %v", in, got, want)
 	}
@@ -122,7 +126,7 @@ func (p *pair) step(in Input) {
 func (p *pair) compareAsks(got []string) {
 	var want []string
 	for _, a := range p.md.asks {
-		want = append(want, fmt.Sprintf("lease %d for request %d", a.from.id, a.by.id))
+		want = append(want, fmt.Sprintf("lease %d for request %d: %v", a.from.id, a.by.id, a.ask))
 	}
 	p.md.asks = nil
 	slices.Sort(got)
@@ -148,7 +152,7 @@ func (p *pair) compare(t *rapid.T) {
 			blocks[i] = '.'
 			for _, pc := range p.m.leases.get(uint64(l.ID)).pieces() {
 				if pc.Overlaps(mBlock(i)) {
-					blocks[i] = "luCf"[pc.state]
+					blocks[i] = "luCfF"[pc.state]
 				}
 			}
 		}
@@ -159,7 +163,7 @@ func (p *pair) compare(t *rapid.T) {
 		for i := range blocks {
 			blocks[i] = '.'
 			if l.has[i] {
-				blocks[i] = "luCf"[l.blocks[i]]
+				blocks[i] = "luCfF"[l.blocks[i]]
 			}
 		}
 		want = append(want, fmt.Sprintf("%d %d %d %s %v %v %v %v", l.id, l.file, l.session, blocks, l.access, l.mode, l.unbreakable, l.closed)+fmt.Sprint(l.several()))
@@ -177,10 +181,10 @@ func (p *pair) compare(t *rapid.T) {
 		}
 	}
 	for _, pn := range p.m.Pins(0) {
-		got = append(got, fmt.Sprintf("pin %d %d %d %v", pn.ID, pn.Lease, pn.Session, pn.Range))
+		got = append(got, fmt.Sprintf("pin %d %d %d %v %v %v %v", pn.ID, pn.Lease, pn.Session, pn.Range, pn.Cutting, pn.Step, pn.Deadline))
 	}
 	for _, pn := range p.md.pins {
-		want = append(want, fmt.Sprintf("pin %d %d %d %v", pn.id, pn.lease.id, pn.session, pn.r))
+		want = append(want, fmt.Sprintf("pin %d %d %d %v %v %v %v", pn.id, pn.lease.id, pn.session, pn.r, pn.cut, pn.step, pn.until))
 	}
 	slices.Sort(got)
 	slices.Sort(want)
@@ -223,9 +227,14 @@ func (p *pair) change(t *rapid.T) {
 	in := Input{
 		Op: OpBreak, Session: SessionID(rapid.IntRange(0, 3).Draw(t, "session")), File: extent.Ino(1 + rapid.IntRange(0, 4).Draw(t, "file")/4),
 		Range: p.drawRange(t), Class: rapid.SampledFrom([]Class{Subtractive, Subtractive, Subtractive, Additive, Moving}).Draw(t, "class"),
-		OnHold: OnHold(rapid.IntRange(1, 2).Draw(t, "on hold")),
+		OnHold: rapid.SampledFrom([]OnHold{Fail, Wait, Revoke, Revoke}).Draw(t, "on hold"), DropOwn: rapid.IntRange(0, 5).Draw(t, "drop own") == 0,
 	}
-	p.submit(&mRequest{kind: changing, file: in.File, session: in.Session, r: in.Range, class: in.Class, onHold: in.OnHold}, in)
+	q := &mRequest{kind: changing, file: in.File, session: in.Session, r: in.Range, class: in.Class, onHold: in.OnHold}
+	if in.DropOwn && in.Class == Subtractive {
+		p.dropOwn(q, in)
+		return
+	}
+	p.submit(q, in)
 }
 
 func (p *pair) modify(t *rapid.T) {
@@ -285,7 +294,7 @@ func (p *pair) closeLease(t *rapid.T) {
 		p.md.giveBack(l, everything)
 	} else {
 		for _, q := range p.md.requests {
-			if q.asked[l] != nil {
+			if q.asked[l] != nil && !p.md.answerable(l, q) {
 				p.md.cutFor(q, l)
 			}
 		}
@@ -304,8 +313,13 @@ func (p *pair) detached(t *rapid.T) {
 	l, r := p.drawLease(t), p.drawRange(t)
 	in := Input{Op: rapid.SampledFrom([]Op{OpUnmapped, OpCutDone}).Draw(t, "op"), Lease: l.id, Range: r}
 	p.md.remember()
+	if in.Op == OpCutDone {
+		p.md.cutDone(l, r)
+		p.step(in)
+		return
+	}
 	for i := range l.has {
-		if l.has[i] && mBlock(i).Overlaps(r) && l.blocks[i] == map[Op]pieceState{OpUnmapped: unmapping, OpCutDone: cutting}[in.Op] {
+		if l.has[i] && mBlock(i).Overlaps(r) && l.blocks[i] == unmapping {
 			l.has[i] = false
 		}
 	}
@@ -348,10 +362,7 @@ func (p *pair) pin(t *rapid.T) {
 }
 
 func (p *pair) drop(pn *mPin) {
-	p.md.pins = slices.DeleteFunc(p.md.pins, func(o *mPin) bool { return o == pn })
-	if pn.lease.closed && !p.md.pinned(pn.lease) {
-		p.md.giveBack(pn.lease, everything)
-	}
+	p.md.drop(pn)
 }
 
 func (p *pair) unpin(t *rapid.T) {
@@ -429,6 +440,11 @@ func (p *pair) tick(t *rapid.T) {
 			}
 		}
 	}
+	for _, pn := range p.md.pins {
+		if pn.cut && pn.until <= p.md.now {
+			p.md.nextStep(pn)
+		}
+	}
 	p.step(Input{Op: OpTick})
 }
 
@@ -440,15 +456,15 @@ func (p *pair) endSession(t *rapid.T) {
 	// The machine refuses one request after the other, and serves in between; the model does the same by single steps.
 	p.md.remember()
 	p.md.dead[s] = true
+	for _, l := range p.md.leases {
+		p.md.promote(l)
+	}
 	for _, q := range slices.Clone(p.md.requests) {
 		if q.session == s && q.kind != changing && !q.abandoned && slices.Contains(p.md.requests, q) {
 			p.md.tell(q, Denied, syscall.ESRCH)
 			p.md.requests = slices.DeleteFunc(p.md.requests, func(o *mRequest) bool { return o == q })
 			p.md.serve()
 		}
-	}
-	for _, l := range p.md.leases {
-		p.md.promote(l)
 	}
 	for _, q := range p.md.requests {
 		for l := range q.asked {

@@ -62,10 +62,14 @@ func (m *Machine) Pins(file extent.Ino) []PinInfo {
 	var infos []PinInfo
 	for _, p := range m.pins {
 		if file == 0 || p.lease.file.ino == file {
-			infos = append(infos, PinInfo{
+			i := PinInfo{
 				ID: p.id, File: p.lease.file.ino, Lease: p.lease.id, Context: p.context.id, Session: p.context.session.id,
 				Range: p.r, Access: p.access, Unattended: p.context.session.dead,
-			})
+			}
+			if p.cut != nil {
+				i.Cutting, i.Step, i.Tries, i.Deadline = true, p.cut.step, p.cut.tries, p.cut.at
+			}
+			infos = append(infos, i)
 		}
 	}
 	slices.SortFunc(infos, func(a, b PinInfo) int { return cmp.Compare(a.ID, b.ID) })
@@ -186,7 +190,7 @@ func (l *lease) stateIn(r extent.Range) LeaseState {
 	switch l.from(r.Off)[0].state {
 	case unmapping:
 		return StateReturning
-	case cutting, failed:
+	case cutting, failed, fencing:
 		return StateCutting
 	}
 	for b := l.brks(); b != nil; b = b.nextOfLease {

@@ -38,7 +38,8 @@ type request struct {
 	unbreakable bool
 	abandoned   bool // nobody waits for it any more
 	queued      bool
-	open        int // breaks without answer
+	dropOwn     bool // while it is looked at as if the caller had no pins
+	open        int  // breaks without answer
 	file        *file
 	session     SessionID
 	owner       *session     // of an acquire or modify that somebody waits for

@@ -34,7 +34,13 @@ const (
 	OpCutDone
 	// OpCutFailed{Lease, Range} answers Cut: it is tried again with back-off, and changes that wait for it get EAGAIN.
 	OpCutFailed
-	// OpRegister{Session, Context} makes a context known.
+	// OpCutPinDone{Pin} answers CutPin: nothing reaches the blocks through it any more → Unpinned.
+	OpCutPinDone
+	// OpCutPinFailed{Pin, Step, Reason} answers CutPin: the next step is tried, or all of them later.
+	OpCutPinFailed
+	// OpSeize{Lease} takes the lease from its holder at once, unbreakable or pinned: Cut, and CutPin where need be.
+	OpSeize
+	// OpRegister{Session, Context, Can} makes a context known.
 	OpRegister
 	// OpCloseContext{Context}: its right has ended → Unpinned for each of its pins.
 	OpCloseContext
@@ -48,7 +54,8 @@ const (
 	OpClaim
 	// OpShare{Session, Lease, OnPass}: the session has the handle of the lease and the right to such a lease → Joined or Denied.
 	OpShare
-	// OpBreak{Session, File, Range, Class, OnHold} asks leave for a change → Proceed, Queued or Refused.
+	// OpBreak{Session, File, Range, Class, OnHold, DropOwn} asks leave for a change → Proceed, Queued or Refused. With DropOwn the
+	// caller's own pins in the range are dropped in the same step, if it is not refused.
 	OpBreak
 	// OpDone{File, Change}: the change was applied (or given up); its barrier goes.
 	OpDone
@@ -74,6 +81,9 @@ type Input struct {
 	OnPass      OnPass
 	Unbreakable bool
 	NoWait      bool
+	DropOwn     bool
+	Can         Abilities
+	Step        CutStep
 	File        extent.Ino
 	Range       extent.Range
 	Session     SessionID
@@ -83,6 +93,7 @@ type Input struct {
 	Pin         PinID
 	Change      ChangeID
 	Request     RequestID
+	Reason      string
 	Tag         any // stays with the lease and comes back in its effects; the machine does not look at it
 }
 
@@ -115,6 +126,11 @@ const (
 	Unmap
 	// Cut{Lease, Range}: detach the range without the holder, THEN answer OpCutDone. Blocks may be reused only after that.
 	Cut
+	// CutPin{Pin, Context, Lease, Range, Step, Deadline}: end what the context can reach by the pin, in the way that Step says, THEN
+	// answer OpCutPinDone. Its windows are detached already.
+	CutPin
+	// StepFailed{Pin, Context, Lease, Range, Step, Reason}: the step failed, or was not done in its time. Somebody should look.
+	StepFailed
 	// Revoked{Lease, Range}: the cut of the range is complete.
 	Revoked
 	// Released{Lease, Session, File, Tag}: the lease is gone from the table. Always the last effect of a lease.
@@ -151,6 +167,7 @@ type Effect struct {
 	Mode        Mode
 	Class       Class
 	Ask         Ask
+	Step        CutStep
 	Unbreakable bool
 	Errno       syscall.Errno
 	Reason      string

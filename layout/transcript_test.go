@@ -21,7 +21,10 @@ func TestTranscripts(t *testing.T) {
 	}
 	for _, path := range scripts {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			d := &driver{m: New(Config{BreakTime: 10 * time.Second, MaxBreakTime: 15 * time.Second})}
+			d := &driver{m: New(Config{
+				BreakTime: 10 * time.Second, MaxBreakTime: 15 * time.Second, StepTime: 5 * time.Second,
+				AllowKill: strings.HasSuffix(path, "_kill.txt"),
+			})}
 			datadriven.RunTest(t, path, d.run)
 		})
 	}
@@ -53,7 +56,7 @@ func (d *driver) run(t *testing.T, td *datadriven.TestData) string {
 	op, ok := map[string]Op{
 		"open-session": OpOpenSession, "end-session": OpEndSession, "acquire": OpAcquire, "modify": OpModify,
 		"return": OpReturn, "close-lease": OpCloseLease, "mapped": OpMapped, "unmapped": OpUnmapped,
-		"unmap-failed": OpUnmapFailed, "cut-done": OpCutDone, "cut-failed": OpCutFailed, "register": OpRegister,
+		"unmap-failed": OpUnmapFailed, "cut-done": OpCutDone, "cut-failed": OpCutFailed, "cut-pin-done": OpCutPinDone, "cut-pin-failed": OpCutPinFailed, "seize": OpSeize, "register": OpRegister,
 		"close-context": OpCloseContext, "pin": OpPin, "unpin": OpUnpin, "break": OpBreak, "done": OpDone,
 		"abandon": OpAbandon, "tick": OpTick, "claim": OpClaim, "share": OpShare, "restore": OpRestore, "resume": OpResume,
 	}[td.Cmd]
@@ -121,6 +124,19 @@ func (d *driver) arg(in *Input, arg datadriven.CmdArg) error {
 		return in.OnHold.UnmarshalText([]byte(val))
 	case "on-pass-share":
 		in.OnPass = Share
+	case "drop-own":
+		in.DropOwn = true
+	case "by-window":
+		in.Can |= ByWindow
+	case "can":
+		var s CutStep
+		err := s.UnmarshalText([]byte(val))
+		in.Can |= 1 << s
+		return err
+	case "step":
+		return in.Step.UnmarshalText([]byte(val))
+	case "because":
+		in.Reason = val
 	case "on-close-block":
 		in.OnClose = Block
 	default:
@@ -131,8 +147,8 @@ func (d *driver) arg(in *Input, arg datadriven.CmdArg) error {
 
 func effectName(k EffectKind) string {
 	return []string{
-		"", "granted", "modified", "denied", "queued", "proceed", "refused", "notify", "timed-out", "returned", "unmap", "cut",
-		"revoked", "released", "transferred", "pinned", "unpinned", "claimed", "moved", "joined", "left", "ended", "persist", "orphan",
+		"", "granted", "modified", "denied", "queued", "proceed", "refused", "notify", "timed-out", "returned", "unmap", "cut", "cut-pin",
+		"step-failed", "revoked", "released", "transferred", "pinned", "unpinned", "claimed", "moved", "joined", "left", "ended", "persist", "orphan",
 	}[k]
 }
 
@@ -166,6 +182,10 @@ func renderEffects(es []Effect) string {
 			fmt.Fprintf(&b, " seq=%d", e.Seq)
 		case Pinned:
 			fmt.Fprintf(&b, " %v", e.Access)
+		case CutPin:
+			fmt.Fprintf(&b, " step=%v until=%v", e.Step, time.Duration(e.Deadline))
+		case StepFailed:
+			fmt.Fprintf(&b, " step=%v", e.Step)
 		case Notify:
 			fmt.Fprintf(&b, " class=%v ask=%v until=%v seq=%d", e.Class, e.Ask, time.Duration(e.Deadline), e.Seq)
 		}
@@ -223,6 +243,9 @@ func renderPins(ps []PinInfo) string {
 		fmt.Fprintf(&b, "pin=%d file=%d lease=%d context=%d session=%d %v %v", p.ID, p.File, p.Lease, p.Context, p.Session, p.Range, p.Access)
 		if p.Unattended {
 			b.WriteString(" unattended")
+		}
+		if p.Cutting {
+			fmt.Fprintf(&b, " cutting step=%v tries=%d until=%v", p.Step, p.Tries, time.Duration(p.Deadline))
 		}
 		b.WriteString("\n")
 	}

@@ -73,7 +73,7 @@ const (
 	Fail OnHold = iota + 1
 	// Wait queues the change until the holds are gone.
 	Wait
-	// Revoke asks, waits for the break time, then cuts the pins. Not built yet: EOPNOTSUPP.
+	// Revoke asks, waits for the break time, then cuts, pins too.
 	Revoke
 	// Defer lets the blocks become orphans of their pins. Not built yet: EOPNOTSUPP.
 	Defer
@@ -109,9 +109,37 @@ const (
 	AskReturn Ask = iota + 1
 	// AskDowngrade is content with a shared lease.
 	AskDowngrade
-	// AskDropPins wants the pins in the range dropped. It is sent under Revoke only.
+	// AskDropPins wants the pins in the range dropped, and the range back. It is sent under Revoke only.
 	AskDropPins
 )
+
+// CutStep is a way to end a context's access by other ways than windows, the mildest first.
+type CutStep uint8
+
+const (
+	// GiveBack asks the context to give back the range.
+	GiveBack CutStep = iota + 1
+	// Disassociate has it let go of everything.
+	Disassociate
+	// Fence cuts it off.
+	Fence
+	// Kill ends its session. It is tried only where Config.AllowKill.
+	Kill
+)
+
+// Abilities say by what the pins of a context can be cut.
+type Abilities uint8
+
+const (
+	CanGiveBack     Abilities = 1 << GiveBack
+	CanDisassociate Abilities = 1 << Disassociate
+	CanFence        Abilities = 1 << Fence
+	CanKill         Abilities = 1 << Kill
+	// ByWindow contexts reach blocks by windows only: to detach these is the cut, and no step is needed.
+	ByWindow Abilities = 1
+)
+
+func (a Abilities) has(s CutStep) bool { return a&(1<<s) != 0 }
 
 // LeaseState is where a lease stands in its life.
 type LeaseState uint8
@@ -141,6 +169,7 @@ var (
 	classNames  = []string{"none", "additive", "size", "subtractive", "moving"}
 	onHoldNames = []string{"", "fail", "wait", "revoke", "defer"}
 	askNames    = []string{"", "return", "downgrade", "drop-pins"}
+	stepNames   = []string{"", "give-back", "disassociate", "fence", "kill"}
 	stateNames  = []string{"granted", "durable", "exposed", "breaking", "returning", "cutting", "revoked", "released"}
 )
 
@@ -165,6 +194,7 @@ func (m Mode) String() string       { return name(modeNames, uint8(m)) }
 func (c Class) String() string      { return name(classNames, uint8(c)) }
 func (o OnHold) String() string     { return name(onHoldNames, uint8(o)) }
 func (a Ask) String() string        { return name(askNames, uint8(a)) }
+func (s CutStep) String() string    { return name(stepNames, uint8(s)) }
 func (s LeaseState) String() string { return name(stateNames, uint8(s)) }
 
 func (a Access) MarshalText() ([]byte, error)     { return []byte(a.String()), nil }
@@ -172,6 +202,7 @@ func (m Mode) MarshalText() ([]byte, error)       { return []byte(m.String()), n
 func (c Class) MarshalText() ([]byte, error)      { return []byte(c.String()), nil }
 func (o OnHold) MarshalText() ([]byte, error)     { return []byte(o.String()), nil }
 func (a Ask) MarshalText() ([]byte, error)        { return []byte(a.String()), nil }
+func (s CutStep) MarshalText() ([]byte, error)    { return []byte(s.String()), nil }
 func (s LeaseState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 func (a *Access) UnmarshalText(b []byte) error {
@@ -201,6 +232,12 @@ func (o *OnHold) UnmarshalText(b []byte) error {
 func (a *Ask) UnmarshalText(b []byte) error {
 	i, err := index("ask", askNames, b)
 	*a = Ask(i)
+	return err
+}
+
+func (s *CutStep) UnmarshalText(b []byte) error {
+	i, err := index("step", stepNames, b)
+	*s = CutStep(i)
 	return err
 }
 
@@ -242,6 +279,10 @@ type PinInfo struct {
 	Range      extent.Range
 	Access     Access
 	Unattended bool
+	Cutting    bool    // its lease was taken away, the context has still to let go
+	Step       CutStep // that is being tried, 0 until the next try
+	Tries      int     // in which all steps failed
+	Deadline   Instant // of the step, or when the next try begins
 }
 
 // Blocker is one thing that stands, or would stand, in the way of a change.

@@ -134,7 +134,10 @@ func (h *handle) push(b wire.Break) {
 	b.Kind = max(last.Kind, b.Kind)
 	b.Class = max(last.Class, b.Class)
 	b.Seq = max(last.Seq, b.Seq)
-	if last.Ask == wire.AskReturn {
+	switch {
+	case last.Ask == wire.AskDropPins:
+		b.Ask = wire.AskDropPins // more than all else
+	case last.Ask == wire.AskReturn && b.Ask != wire.AskDropPins:
 		b.Ask = wire.AskReturn // more than a downgrade
 	}
 	b.Flags |= wire.BreakMerged

@@ -41,6 +41,21 @@ func (r *request) mayUnbreakable(file extent.Ino, writable bool) error {
 	return nil
 }
 
+// mayRevoke checks the right to a policy that takes what others hold.
+func (r *request) mayRevoke(file extent.Ino, o wire.OnHold) error {
+	if o != wire.OnHoldRevoke && o != wire.OnHoldDefer {
+		return nil
+	}
+	uid, _, err := r.srv.cfg.FS.Attr(r.ctx, file)
+	if err != nil {
+		return err
+	}
+	if !r.caller.owns(uid) {
+		return fmt.Errorf("on_hold = %v needs the owner of the file or an administrator: %w", layout.OnHold(o), syscall.EPERM)
+	}
+	return nil
+}
+
 // begin counts an object that is being made.
 func (r *request) begin(kind wire.ObjectKind) error {
 	r.mu.Lock()
@@ -253,6 +268,9 @@ func (r *request) change() error {
 	}
 	if !file.writable {
 		return fmt.Errorf("data descriptor is not open for writing: %w", syscall.EBADF)
+	}
+	if err := r.mayRevoke(file.ino, m.OnHold); err != nil {
+		return err
 	}
 	c := r.toArbiter(r.caller)
 	c.OnHold = layout.OnHold(m.OnHold)

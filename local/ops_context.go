@@ -15,7 +15,7 @@ import (
 
 // A registered context implements arbiter.Context: a local program's word is that
 // it gives back, its descriptors are its own, so the server cannot fence it other
-// than by detaching windows.
+// than by detaching windows, by which alone it reaches blocks.
 type registered struct {
 	kind wire.ContextKind
 	name string
@@ -26,7 +26,7 @@ type registered struct {
 func (c registered) Info() arbiter.ContextInfo {
 	return arbiter.ContextInfo{
 		Kind: contextNames[c.kind], Name: c.name,
-		Can: arbiter.Capabilities{GiveBack: c.can&wire.CapGiveBack != 0, Disassociate: c.can&wire.CapDisassociate != 0},
+		Can: arbiter.Capabilities{GiveBack: c.can&wire.CapGiveBack != 0, Disassociate: c.can&wire.CapDisassociate != 0, ByWindow: true},
 	}
 }
 

@@ -50,7 +50,7 @@ func (s *fakeStorage) Prepare(_ context.Context, _ extent.Ino, r extent.Range, _
 	return call(s.prepare)
 }
 
-func (s *fakeStorage) Hold(_ extent.Ino, r extent.Range) (uint64, error) {
+func (s *fakeStorage) Hold(_ extent.Ino, r extent.Range, _ uint32) (uint64, error) {
 	if err := call(s.hold); err != nil {
 		return 0, err
 	}

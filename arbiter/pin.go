@@ -72,14 +72,15 @@ func (a *Arbiter) Pin(ctx context.Context, id layout.SessionID, c layout.Context
 	if !ok {
 		return 0, fmt.Errorf("context %d: %w", c, syscall.ENOENT)
 	}
+	e := v.(*contextEntry)
 	sh := a.shardFor(uint64(lease))
-	pinned, err := a.pin(sh, v.(*contextEntry), &layout.Input{
+	pinned, err := a.pin(sh, e, &layout.Input{
 		Op: layout.OpPin, Session: id, Context: c, Lease: lease, Range: r, Access: access,
 	})
 	if err != nil {
 		return 0, err
 	}
-	hold, err := a.storage.Hold(pinned.File, pinned.Range)
+	hold, err := a.storage.Hold(pinned.File, pinned.Range, e.session().info.UID)
 	if err != nil {
 		_, undo := a.do(sh, &layout.Input{Op: layout.OpUnpin, Pin: pinned.Pin}) // it may be another's by now
 		a.warn(undo)

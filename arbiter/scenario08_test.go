@@ -28,7 +28,7 @@ func (s *storage) Prepare(context.Context, extent.Ino, extent.Range, layout.Acce
 	return nil
 }
 
-func (s *storage) Hold(extent.Ino, extent.Range) (uint64, error) {
+func (s *storage) Hold(extent.Ino, extent.Range, uint32) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holds++

@@ -28,8 +28,9 @@ const (
 type Storage interface {
 	// Prepare makes the range complete and static before a lease on it is handed out.
 	Prepare(ctx context.Context, file extent.Ino, r extent.Range, access layout.Access, flags PrepareFlags) error
-	// Hold keeps the blocks of the range out of the free list until Unhold, whatever becomes of their file.
-	Hold(file extent.Ino, r extent.Range) (hold uint64, err error)
+	// Hold keeps the blocks of the range out of the free list until Unhold, whatever becomes of their file. What the file gives up
+	// meanwhile counts for uid.
+	Hold(file extent.Ino, r extent.Range, uid uint32) (hold uint64, err error)
 	Unhold(hold uint64)
 	// Unmap writes back the range and detaches the parts of windows that only this lease uses. After an error the
 	// range is not detached: it is then cut, with back-off.

@@ -358,7 +358,7 @@ func TestUnlinkKeepsLeased(t *testing.T) {
 func TestHeldBlocksStay(t *testing.T) {
 	r := newRig(t)
 	ino := r.file("f", make([]byte, 4*block))
-	hold, err := (*storage)(r.FS).Hold(ino, rng(0, 4*block))
+	hold, err := (*storage)(r.FS).Hold(ino, rng(0, 4*block), 0)
 	r.must(err)
 	free := r.vol.Statfs().Free
 	r.must(r.Truncate(ctx, Caller{}, ino, 0))

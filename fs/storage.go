@@ -81,11 +81,11 @@ func (f *FS) zeroUnwritten(i *inode, r extent.Range, zeros []byte) error {
 	return err
 }
 
-func (s *storage) Hold(file extent.Ino, r extent.Range) (hold uint64, err error) {
+func (s *storage) Hold(file extent.Ino, r extent.Range, uid uint32) (hold uint64, err error) {
 	err = s.fs().withInode(file, func(i *inode) error {
 		i.mu.RLock()
 		defer i.mu.RUnlock()
-		hold, err = i.n.Hold(r)
+		hold, err = i.n.Hold(r, uid)
 		return err
 	})
 	return hold, err

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"holdfast/extent"
@@ -106,56 +107,52 @@ func TestFreeMap(t *testing.T) {
 	})
 }
 
-// TestHoldTable holds the counts of holds against an array.
+// TestHoldTable holds the accounts of holds against an array.
 func TestHoldTable(t *testing.T) {
 	const size = 64
+	type held struct {
+		r   extent.Range
+		uid uint32
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		var h holdTable
-		var count [size]int
-		var held []extent.Range
+		var uids [size][]uint32
+		var all []held
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) {
-				var got [size]bool
-				h.in(extent.Range{Off: 0, End: size}, func(r extent.Range) {
+				var got [size][]uint32
+				h.in(extent.Range{Off: 0, End: size}, func(r extent.Range, uids []uint32) {
 					for i := r.Off; i < r.End; i++ {
-						if got[i] {
-							t.Fatalf("%d twice", i)
-						}
-						got[i] = true
+						got[i] = append(got[i], uids...)
 					}
 				})
-				for i := range count {
-					if got[i] != (count[i] > 0) {
-						t.Fatalf("%d: %v, count %d", i, got[i], count[i])
+				for i := range uids {
+					if !slices.Equal(got[i], uids[i]) {
+						t.Fatalf("%d: %v, want %v", i, got[i], uids[i])
 					}
 				}
 			},
 			"add": func(t *rapid.T) {
 				off := rapid.Int64Range(0, size-1).Draw(t, "off")
 				r := extent.Range{Off: off, End: rapid.Int64Range(off+1, size).Draw(t, "end")}
-				h.add(r)
-				held = append(held, r)
+				uid := rapid.Uint32Range(0, 3).Draw(t, "uid")
+				h.add(r, uid)
+				all = append(all, held{r, uid})
 				for i := r.Off; i < r.End; i++ {
-					count[i]++
+					uids[i] = append(uids[i], uid)
 				}
 			},
 			"sub": func(t *rapid.T) {
-				if len(held) == 0 {
+				if len(all) == 0 {
 					t.Skip()
 				}
-				k := rapid.IntRange(0, len(held)-1).Draw(t, "which")
-				r := held[k]
-				held = append(held[:k], held[k+1:]...)
-				gone := map[int64]bool{}
-				for _, g := range h.sub(r) {
-					for i := g.Off; i < g.End; i++ {
-						gone[i] = true
-					}
-				}
-				for i := r.Off; i < r.End; i++ {
-					if count[i]--; gone[i] != (count[i] == 0) {
-						t.Fatalf("%d: gone %v, count %d", i, gone[i], count[i])
-					}
+				k := rapid.IntRange(0, len(all)-1).Draw(t, "which")
+				g := all[k]
+				all = slices.Delete(all, k, k+1)
+				h.sub(g.r, g.uid)
+				for i := g.r.Off; i < g.r.End; i++ {
+					first := slices.Index(uids[i], g.uid)
+					uids[i] = slices.Delete(uids[i], first, first+1)
 				}
 			},
 		})

@@ -31,6 +31,7 @@ const (
 	BadIntent     ProblemKind = "intent"     // unfinished work on a file that is not there
 	BadXattr      ProblemKind = "xattr"      // extended attributes of no file, or not as many as it says
 	BadSum        ProblemKind = "checksum"   // checksums of what has none
+	BadOrphaned   ProblemKind = "orphaned"   // orphaned blocks that are none of the volume
 )
 
 // Problem is one finding of Check.
@@ -63,7 +64,8 @@ type Summary struct {
 	Unfinished  int   `json:"unfinished"` // operations that the next open finishes
 	Total       int64 `json:"total"`      // bytes for files
 	Used        int64 `json:"used"`
-	Shared      int64 `json:"shared"` // of what is used: what has several owners, counted once
+	Orphaned    int64 `json:"orphaned"` // no file's, but kept for who reaches them directly
+	Shared      int64 `json:"shared"`   // of what is used: what has several owners, counted once
 	Free        int64 `json:"free"`
 }
 
@@ -75,6 +77,9 @@ func (s Summary) String() string {
 	}
 	line := fmt.Sprintf("%s: %d files, %d directories, %d others; %d entries, %d extents; %d of %d bytes used",
 		verdict, s.Files, s.Directories, s.Others, s.Entries, s.Extents, s.Used, s.Total)
+	if s.Orphaned > 0 {
+		line += fmt.Sprintf("; %d bytes are kept for holders whose files gave them up", s.Orphaned)
+	}
 	if s.Orphans+s.Unfinished > 0 {
 		line += fmt.Sprintf("; the next start deletes %d files without a name and finishes %d operations", s.Orphans, s.Unfinished)
 	}
@@ -91,14 +96,15 @@ func Check(ctx context.Context, dev device.Device, st store.Reader, report func(
 		return c.sum, fmt.Errorf("check: %w", err)
 	}
 	for _, pass := range []func() error{
-		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readOwners, c.readSums, c.readExposures, c.strangers,
+		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readHeld, c.readOwners, c.readSums, c.readExposures, c.strangers,
 		c.links, c.loops, c.counters,
 	} {
 		if err := pass(); err != nil {
 			return c.sum, fmt.Errorf("check: %w", err)
 		}
 	}
-	c.sum.Free = c.sum.Total - c.sum.Used
+	c.sum.Orphaned = c.held.bytes
+	c.sum.Free = c.sum.Total - c.sum.Used - c.sum.Orphaned
 	return c.sum, nil
 }
 
@@ -107,8 +113,9 @@ type checker struct {
 	st     sealedReader
 	report func(Problem)
 	sum    Summary
-	size   int64 // of the volume
-	summed bool  // its data have checksums
+	size   int64    // of the volume
+	summed bool     // its data have checksums
+	held   rangeSet // orphaned blocks that no file has, as far as the owners were read
 
 	inodes            map[extent.Ino]*checkedInode
 	maxIno, maxCookie uint64

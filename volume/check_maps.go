@@ -46,6 +46,25 @@ func (c *checker) readExtents() error {
 	})
 }
 
+// readHeld looks at the records of orphaned blocks.
+func (c *checker) readHeld() error {
+	return c.scan(prefixHeld, func(k, v []byte) error {
+		if len(k) == len(bootKey) {
+			return nil
+		}
+		o, err := decodeOrphan(k, v)
+		if err != nil {
+			return err
+		}
+		if o.Addr < dataStart || o.Addr+o.Len > c.size {
+			c.problem(BadOrphaned, 0, "blocks %v leave the device", o.rng())
+			return nil
+		}
+		c.held.add(o.rng())
+		return nil
+	})
+}
+
 // use is how often a block is used.
 type use struct {
 	refs  int
@@ -58,6 +77,7 @@ func (c *checker) readOwners() error {
 	cover := coverage[use]{pos: dataStart, done: func(r extent.Range, u use) {
 		if u.refs > 0 {
 			c.sum.Used += r.Len()
+			c.held.remove(r) // the file was about to give them up
 		}
 		if u.refs > 1 {
 			c.sum.Shared += r.Len()
@@ -126,7 +146,7 @@ func (c *checker) strangers() error {
 	known := []byte{
 		prefixSuper, prefixCounter, prefixInode, prefixEntry, prefixCookie,
 		prefixExtent, prefixOwner, prefixOrphan, prefixIntent, prefixXattr, prefixSums,
-		prefixWindow,
+		prefixWindow, prefixHeld,
 	}
 	slices.Sort(known)
 	lower := []byte{1} // what begins with zero is the store's own

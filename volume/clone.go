@@ -90,7 +90,7 @@ func (n *Inode) reached(r extent.Range) (out []mapping) {
 			out = append(out, e)
 			return true
 		}
-		s.held.in(extent.Range{Off: e.home, End: e.home + e.len}, func(h extent.Range) {
+		s.held.in(extent.Range{Off: e.home, End: e.home + e.len}, func(h extent.Range, _ []uint32) {
 			out = append(out, e.slice(extent.Range{Off: e.off + h.Off - e.home, End: e.off + h.End - e.home}))
 		})
 		return true
@@ -212,6 +212,9 @@ func (v *Volume) cloneRecords(dst extent.Ino, i intent, copies *extMap) error {
 		copies = new(extMap)
 	}
 	by := i.at - i.r.Off
+	if err := v.keepRecords(dst, extent.Range{Off: i.at, End: i.r.End + by}); err != nil {
+		return err
+	}
 	for pos, first := i.r.Off, true; pos < i.r.End; first = false {
 		rest := extent.Range{Off: pos, End: i.r.End}
 		news, next, err := v.cloned(i.src, rest, by, copies)
@@ -324,6 +327,5 @@ func (v *Volume) replaceRecords(b batcher, ino extent.Ino, r extent.Range, olds,
 		return err
 	}
 	v.space.share(won)
-	v.space.retire(seq, lost)
-	return nil
+	return v.retire(seq, lost)
 }

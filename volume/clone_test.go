@@ -198,7 +198,7 @@ func TestCloneOfWhatIsReached(t *testing.T) {
 	r := newRig(t, dataStart+8*mib)
 	a, b := r.create("a"), r.create("b")
 	must(t, a.Write(fill('a', mib), 0))
-	h, err := a.Hold(extent.Range{Off: 0, End: 8192})
+	h, err := a.Hold(extent.Range{Off: 0, End: 8192}, 0)
 	must(t, err)
 	seg, err := r.v.NewSegment()
 	must(t, err)
@@ -224,7 +224,7 @@ func TestCloneOfWhatIsReached(t *testing.T) {
 	r.sync(a)
 	// A hold on what is shared outlives both.
 	r.clone(b, 0, mib, a, 0)
-	h2, err := b.Hold(extent.Range{Off: mib - 8192, End: mib})
+	h2, err := b.Hold(extent.Range{Off: mib - 8192, End: mib}, 0)
 	must(t, err)
 	must(t, a.Truncate(0))
 	must(t, b.Truncate(0))
@@ -234,6 +234,7 @@ func TestCloneOfWhatIsReached(t *testing.T) {
 	}
 	r.v.Unhold(h)
 	r.v.Unhold(h2)
+	must(t, r.v.SyncStore(context.Background()))
 	if i := r.v.Info(); i.Orphaned != 0 || i.Free+i.Ahead != i.Total {
 		t.Fatalf("%+v", i)
 	}
@@ -336,7 +337,7 @@ func TestCopiesAreFlushed(t *testing.T) {
 	a, b := r.create("a"), r.create("b")
 	must(t, a.Write(fill('a', mib), 0))
 	r.sync(a)
-	_, err := a.Hold(extent.Range{Off: 0, End: 8192})
+	_, err := a.Hold(extent.Range{Off: 0, End: 8192}, 0)
 	must(t, err)
 	r.clone(a, 0, mib, b, 0)
 	must(t, r.st.Sync())
@@ -351,7 +352,7 @@ func TestZeroRangeOfWhatIsReached(t *testing.T) {
 	r := newRig(t, dataStart+8*mib)
 	a := r.create("a")
 	must(t, a.Write(fill('a', mib), 0))
-	_, err := a.Hold(extent.Range{Off: 8192, End: 16384})
+	_, err := a.Hold(extent.Range{Off: 8192, End: 16384}, 0)
 	must(t, err)
 	must(t, a.ZeroRange(extent.Range{Off: 0, End: mib}, true))
 	got := ""

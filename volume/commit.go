@@ -228,9 +228,13 @@ func (w *recorder) apply() error {
 	if w.b.Ops() == 0 {
 		return nil
 	}
+	err := w.n.v.keepHeld(w.gone)
+	if err != nil {
+		return err
+	}
 	seq, err := w.n.v.apply(w.b)
 	if err == nil {
-		w.n.v.space.retire(seq, w.gone)
+		err = w.n.v.retire(seq, w.gone)
 	}
 	w.b.Reset()
 	w.gone = nil

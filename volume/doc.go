@@ -33,6 +33,14 @@
 // altered: a write takes new blocks and leaves the store as it is, and the commit that
 // records them gives the old ones up. A reference counts until its loss is durable.
 //
+// # Orphans
+//
+// Blocks under a hold that no file has any more are orphans. The record of one is
+// written before the batch that takes the blocks from their file, and counts as a
+// reference; it is taken out when nobody holds them, and the blocks are busy until that
+// is durable. A record of blocks that a file has is what a crash between the two leaves:
+// it means nothing, and the next open drops it.
+//
 // # Checksums
 //
 // Where data have checksums, what the store calls written, or may after a crash, is
@@ -46,6 +54,7 @@
 //	    the caller's mutex of an inode
 //	      Inode.loadMu
 //	      counter.mu
+//	      orphanMu
 //	      settleMu
 //	        space.mu
 //	        reserveMu

@@ -23,6 +23,7 @@ const (
 	prefixIntent  = 't' // ino → what was begun and takes several batches
 	prefixXattr   = 'a' // ino, name → value of an extended attribute
 	prefixWindow  = 'w' // segment, lease, offset in the file → end, window, holder: an Exposure
+	prefixHeld    = 'h' // address of the end → length, account of an orphan; nothing → the boot that orphans are of
 	prefixSums    = 'k' // address of the first of sumBlocks blocks by their length → checksums of their data
 )
 
@@ -38,6 +39,7 @@ func key(prefix byte, parts ...uint64) []byte {
 func inodeKey(ino extent.Ino) []byte  { return key(prefixInode, uint64(ino)) }
 func orphanKey(ino extent.Ino) []byte { return key(prefixOrphan, uint64(ino)) }
 func intentKey(ino extent.Ino) []byte { return key(prefixIntent, uint64(ino)) }
+func orphanedKey(end int64) []byte    { return key(prefixHeld, uint64(end)) }
 func sumKey(k int64) []byte           { return key(prefixSums, uint64(k)) }
 
 func extentKey(ino extent.Ino, end int64) []byte {

@@ -134,6 +134,22 @@ func decodeExtent(k, b []byte) (extent.Ino, extent.Extent, error) {
 	return ino, e, nil
 }
 
+func encodeOrphan(o Orphan) []byte {
+	return le.AppendUint32(le.AppendUint64(nil, uint64(o.Len)), o.UID)
+}
+
+func decodeOrphan(k, b []byte) (Orphan, error) {
+	n, ok := numbers(k, 1)
+	if !ok || len(b) != 12 {
+		return Orphan{}, fmt.Errorf("record of orphaned blocks %x of %d bytes: %w", k, len(b), ErrCorrupt)
+	}
+	length := le.Uint64(b)
+	if length == 0 || length > n[0] || n[0] > math.MaxInt64 || (length|n[0])&(extent.BlockSize-1) != 0 {
+		return Orphan{}, fmt.Errorf("orphaned blocks end at %d, length %d: %w", n[0], length, ErrCorrupt)
+	}
+	return Orphan{Addr: int64(n[0] - length), Len: int64(length), UID: le.Uint32(b[8:])}, nil
+}
+
 func encodeNumber(n uint64) []byte { return le.AppendUint64(nil, n) }
 
 func decodeNumber(b []byte) (uint64, error) {

@@ -48,6 +48,27 @@ func (t *refTable) drop(r extent.Range, fn func(extent.Range)) {
 	})
 }
 
+// revive gives r, whose last reference drop has taken, another.
+func (t *refTable) revive(r extent.Range) {
+	t.alter(r, func(_ extent.Range, c *refs) { c.live, c.all = 1, c.all+1 })
+}
+
+// live calls fn for r by how many references the store has.
+func (t *refTable) live(r extent.Range, fn func(r extent.Range, live int)) {
+	pos := r.Off
+	t.m.in(r, func(p extent.Range, c refs) bool {
+		if pos < p.Off {
+			fn(extent.Range{Off: pos, End: p.Off}, 1)
+		}
+		fn(p, c.live)
+		pos = p.End
+		return true
+	})
+	if pos < r.End {
+		fn(extent.Range{Off: pos, End: r.End}, 1)
+	}
+}
+
 // settle notes that the loss of a reference to r is durable, and calls fn for what
 // nobody can come back to.
 func (t *refTable) settle(r extent.Range, fn func(extent.Range)) {

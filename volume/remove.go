@@ -23,9 +23,12 @@ type removal struct {
 	first, last   func(batcher)
 }
 
-// removeExtents carries out a removal. The blocks go to the busy list.
+// removeExtents carries out a removal. The blocks go to the busy list, or become orphans.
 func (v *Volume) removeExtents(o removal) error {
 	if err := v.writable(); err != nil {
+		return err
+	}
+	if err := v.keepRecords(o.ino, o.r); err != nil {
 		return err
 	}
 	if err := v.removeBatches(o); err != nil {
@@ -57,7 +60,9 @@ func (v *Volume) removeBatches(o removal) error {
 		if err != nil {
 			return err
 		}
-		v.space.retire(seq, runs)
+		if err := v.retire(seq, runs); err != nil {
+			return err
+		}
 		if !more {
 			return nil
 		}

@@ -38,7 +38,7 @@ func RepairAll(ctx context.Context, dev device.Device, st store.Store, report fu
 	// Each pass takes for granted what those before it have put right.
 	for _, pass := range []func() error{
 		r.counters, v.openCounters, r.orphans, r.intents, r.lostInodes, r.root, r.entries, r.cookies,
-		r.manyNames, r.loops, r.orphans, r.nameless, r.strayXattrs, r.exposures, r.attributes, r.owners, r.strayOwners,
+		r.manyNames, r.loops, r.orphans, r.nameless, r.strayXattrs, r.exposures, r.attributes, r.owners, r.strayOwners, r.held,
 	} {
 		if err := pass(); err != nil {
 			return fmt.Errorf("repair: %w", err)

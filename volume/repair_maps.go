@@ -90,6 +90,19 @@ func (r *repairer) eachExtent(fn func(ino extent.Ino, e extent.Extent) error) er
 	})
 }
 
+// held removes records of orphaned blocks that make no sense. Which blocks they kept
+// nobody can say.
+func (r *repairer) held() error {
+	return r.scan(prefixHeld, func(k, v []byte, ok bool) error {
+		o, err := decodeOrphan(k, v)
+		if ok && (len(k) == len(bootKey) || err == nil && o.Addr >= dataStart && o.Addr+o.Len <= r.v.size.Load()) {
+			return nil
+		}
+		k = bytes.Clone(k)
+		return r.fix(BadOrphaned, 0, func(b batcher) { b.Delete(k) }, "removed the record %x of orphaned blocks, which makes no sense", k)
+	})
+}
+
 // strayOwners removes owner records that no extent goes with.
 func (r *repairer) strayOwners() error {
 	return r.scan(prefixOwner, func(k, _ []byte, _ bool) error {

@@ -102,6 +102,9 @@ func (v *Volume) shiftRecords(ino extent.Ino, i intent) error {
 
 // collapseRecords goes up: what was in [i.r.End, i.at) has moved.
 func (v *Volume) collapseRecords(ino extent.Ino, i intent) error {
+	if err := v.keepRecords(ino, i.r); err != nil {
+		return err
+	}
 	for {
 		b := v.batch()
 		var gone []run
@@ -191,6 +194,5 @@ func (v *Volume) shiftBatch(b batcher, ino extent.Ino, i intent, end bool, gone 
 	if err != nil {
 		return err
 	}
-	v.space.retire(seq, gone)
-	return nil
+	return v.retire(seq, gone)
 }

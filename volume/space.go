@@ -17,9 +17,11 @@ type space struct {
 	busyLen int64
 	refs    refTable
 	held    holdTable
-	orphans rangeSet
-	ahead   map[*Inode]struct{} // who has blocks in Inode.ahead
-	aheadN  int64
+	orphans orphanTable
+	// promised are held blocks that a file is about to give up, and has not yet.
+	promised rangeSet
+	ahead    map[*Inode]struct{} // who has blocks in Inode.ahead
+	aheadN   int64
 }
 
 // busyRun has lost a reference, for good once all batches up to seq are durable. If
@@ -37,14 +39,26 @@ func (s *space) extend(r run) {
 	s.free.give(r)
 }
 
-// retire puts on the busy list what batch seq takes references from.
-func (s *space) retire(seq uint64, runs []run) {
+// retire puts on the busy list what batch seq takes references from. It returns what
+// has none any more but is held: that has got one, which is to become an orphan's.
+func (s *space) retire(seq uint64, runs []run) (held []run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range runs {
 		s.busy = append(s.busy, busyRun{r, seq})
-		s.refs.drop(r.rng(), func(last extent.Range) { s.busyLen += last.Len() })
+		first := len(held)
+		s.refs.drop(r.rng(), func(last extent.Range) {
+			s.busyLen += last.Len()
+			s.held.in(last, func(h extent.Range, _ []uint32) {
+				s.busyLen -= h.Len()
+				held = append(held, run{h.Off, h.Len()})
+			})
+		})
+		for _, h := range held[first:] {
+			s.refs.revive(h.rng())
+		}
 	}
+	return held
 }
 
 // share notes that a batch has given runs, which files have already, one more
@@ -65,50 +79,39 @@ func (s *space) shared(r run) (out []extent.Range) {
 	return out
 }
 
-// give frees blocks that the store does not know.
-func (s *space) give(runs []run) {
+// give frees blocks that the store does not know. It returns what is held of them,
+// which becomes orphans.
+func (s *space) give(runs []run) (held []run) {
 	if len(runs) == 0 {
-		return
+		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range runs {
-		s.release(r)
-	}
-}
-
-// release frees what is not held of r and makes the rest orphans. It needs mu.
-func (s *space) release(r run) {
-	pos := r.off
-	s.held.in(r.rng(), func(h extent.Range) {
-		if pos < h.Off {
-			s.free.give(run{pos, h.Off - pos})
+		pos := r.off
+		s.held.in(r.rng(), func(h extent.Range, _ []uint32) {
+			if pos < h.Off {
+				s.free.give(run{pos, h.Off - pos})
+			}
+			held = append(held, run{h.Off, h.Len()})
+			pos = h.End
+		})
+		if end := r.off + r.len; pos < end {
+			s.free.give(run{pos, end - pos})
 		}
-		s.orphans.add(h)
-		pos = h.End
-	})
-	if end := r.off + r.len; pos < end {
-		s.free.give(run{pos, end - pos})
 	}
+	return held
 }
 
 // settled takes from the busy list what batches up to seq freed: what may be
-// reused. What is held becomes an orphan. The caller gives the result to free,
-// until when it still counts as busy.
+// reused. The caller gives the result to free, until when it still counts as busy.
 func (s *space) settled(seq uint64) []extent.Range {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var ready rangeSet
 	n := 0
 	for ; n < len(s.busy) && s.busy[n].seq <= seq; n++ {
-		s.refs.settle(s.busy[n].rng(), func(last extent.Range) {
-			ready.add(last)
-			s.held.in(last, func(h extent.Range) {
-				ready.remove(h)
-				s.orphans.add(h)
-				s.busyLen -= h.End - h.Off
-			})
-		})
+		s.refs.settle(s.busy[n].rng(), ready.add)
 	}
 	if n == len(s.busy) {
 		s.busy = nil

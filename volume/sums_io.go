@@ -111,7 +111,7 @@ func (n *Inode) cowParts(r extent.Range) (out []mapping) {
 			out = append(out, e)
 		case n.settled(e):
 			pos := e.off
-			s.held.in(extent.Range{Off: e.home, End: e.home + e.len}, func(h extent.Range) {
+			s.held.in(extent.Range{Off: e.home, End: e.home + e.len}, func(h extent.Range, _ []uint32) {
 				at := extent.Range{Off: e.off + h.Off - e.home, End: e.off + h.End - e.home}
 				if pos < at.Off {
 					out = append(out, e.slice(extent.Range{Off: pos, End: at.Off}))

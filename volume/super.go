@@ -17,7 +17,10 @@ import (
 const (
 	// formatVersion is the version of all that lies on the device and in the store.
 	// A release that changes it brings the way up from the one before.
-	formatVersion = 3
+	formatVersion = 4
+	// oldVersion is what this release opens, too, and makes formatVersion. It has no
+	// orphans.
+	oldVersion = 3
 	// dataStart is where blocks of files begin. Before it lie the superblock and
 	// room for what later formats need.
 	dataStart = 1 << 20
@@ -70,7 +73,7 @@ func decodeSuper(b []byte) (superblock, error) {
 		return superblock{}, ErrForeign
 	}
 	// The version comes before the checksum: another version may have another one.
-	if v := le.Uint32(b[8:]); v != formatVersion {
+	if v := le.Uint32(b[8:]); v != formatVersion && v != oldVersion {
 		return superblock{}, fmt.Errorf("version %d, this release knows %d: %w", v, formatVersion, ErrVersion)
 	}
 	if le.Uint32(b[superLen-4:]) != crc32.Checksum(b[:superLen-4], castagnoli) {

@@ -30,6 +30,12 @@ type Options struct {
 	// DataChecksums makes a volume whose blocks have checksums. Open refuses one that has
 	// none with ErrNoSums; one that has them keeps them, whatever this says.
 	DataChecksums bool
+	// Boot names the boot of this machine. Orphans that another boot has left are
+	// nobody's any more, and free. Empty: they are kept.
+	Boot string
+	// MaxOrphaned bounds how many bytes files may give up while they are held; 0 means a
+	// tenth of the volume.
+	MaxOrphaned int64
 }
 
 // Volume is an open volume: the only owner of the blocks of its device.
@@ -51,11 +57,14 @@ type Volume struct {
 	applied   atomic.Uint64 // batches that the store has
 	durable   atomic.Uint64 // how many of them are known to be durable
 	settleMu  sync.Mutex    // held while freed blocks go from busy to free
+	orphanMu  sync.Mutex    // held while records of orphans are altered, from when it is decided
 	reserveMu sync.Mutex
 	reserved  rangeSet // of the device: what the host has space for; guarded by reserveMu
 
 	inos, cookies, segs counter
 	files               atomic.Int64 // inodes that the store has
+
+	maxOrphaned int64 // Options.MaxOrphaned
 
 	growMu    sync.Mutex
 	syncAllMu sync.Mutex // one SyncAll at a time, since it holds many commitMu
@@ -69,7 +78,7 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	v := &Volume{dev: dev, st: sealed(st), log: o.Log}
+	v := &Volume{dev: dev, st: sealed(st), log: o.Log, maxOrphaned: o.MaxOrphaned}
 	v.viewer, _ = dev.(device.Viewer)
 	if err := v.claim(o); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
@@ -82,6 +91,9 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	}
 	if err := v.derive(); err != nil {
 		return nil, fmt.Errorf("open volume: free space and files: %w", err)
+	}
+	if err := v.openOrphans(o.Boot); err != nil {
+		return nil, fmt.Errorf("open volume: orphans: %w", err)
 	}
 	return v, nil
 }
@@ -168,12 +180,14 @@ type Statfs struct {
 	Total int64 // what files can have
 	Free  int64 // free, or free as soon as the allocator needs it
 	Files int64 // of all kinds, directories too, and those without a name
+	// Orphaned is what no file has, and a hold keeps. It is neither free nor any file's.
+	Orphaned int64
 }
 
 // Statfs says how full the volume is.
 func (v *Volume) Statfs() Statfs {
 	i := v.Info()
-	return Statfs{Total: i.Total, Free: i.Free + i.Busy + i.Ahead, Files: v.files.Load()}
+	return Statfs{Total: i.Total, Free: i.Free + i.Busy + i.Ahead, Files: v.files.Load(), Orphaned: i.Orphaned}
 }
 
 // Info describes an open volume. Total is the sum of used bytes and of the four

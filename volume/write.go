@@ -189,7 +189,9 @@ func (n *Inode) dropUnstored(removed []mapping) {
 			runs = append(runs, run{e.home, e.len})
 		}
 	}
-	n.v.space.give(runs)
+	if err := n.v.adopt(n.v.space.give(runs)); err != nil {
+		n.v.log.Error("orphans will not outlive the server", "inode", n.Ino, "err", err)
+	}
 }
 
 // Allocate makes sure that all of r has blocks, or returns ENOSPC and changes

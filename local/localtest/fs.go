@@ -265,7 +265,7 @@ func (f *FS) Prepare(context.Context, extent.Ino, extent.Range, layout.Access, a
 }
 
 // Hold implements arbiter.Storage.
-func (f *FS) Hold(extent.Ino, extent.Range) (uint64, error) {
+func (f *FS) Hold(extent.Ino, extent.Range, uint32) (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.holds++

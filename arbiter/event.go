@@ -36,6 +36,9 @@ const (
 	EventSessionEnd   EventKind = "session-end"
 	EventContextOpen  EventKind = "context-open"
 	EventContextClose EventKind = "context-close"
+	EventReclaim      EventKind = "reclaim"   // a process is back that had a session with a former server
+	EventUnclaimed    EventKind = "unclaimed" // alarm: it lives, holds memory from then, and does not come back
+	EventForsake      EventKind = "forsake"   // it will not come back: what it had is cut
 )
 
 // Event is one entry of the stream. Only the fields that apply are set.

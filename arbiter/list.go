@@ -43,7 +43,7 @@ func (a *Arbiter) Pins(f Filter) []PinInfo {
 			pin := PinInfo{
 				ID: p.ID, File: p.File, Path: a.storage.Path(p.File), Range: RangeOf(p.Range), Access: p.Access,
 				Lease: p.Lease, Context: p.Context, ContextKind: kind, ContextName: name, Session: p.Session, PID: pid,
-				Program: program, Unattended: p.Unattended,
+				Program: program, Unattended: p.Unattended, Unclaimed: a.isUnclaimed(p.Session),
 			}
 			if p.Cutting {
 				pin.Cutting = &CutState{p.Step, p.Tries, a.time(p.Deadline)}
@@ -91,7 +91,7 @@ func (a *Arbiter) Sessions(f Filter) []SessionInfo {
 			return true
 		}
 		info := s.info
-		info.Ended = s.ended.Load()
+		info.Ended, info.Unclaimed = s.ended.Load(), s.unclaimed.Load()
 		holds := false
 		for i, sh := range a.shards {
 			if !s.opened[i].Load() {
@@ -156,6 +156,7 @@ func (a *Arbiter) leaseInfo(l *layout.LeaseInfo) LeaseInfo {
 		Closed: l.Closed, Unattended: l.Unattended, Pins: l.Pins, Contexts: l.Contexts,
 	}
 	info.PID, info.Program = a.who(l.Session)
+	info.Unclaimed = a.isUnclaimed(l.Session)
 	for _, id := range l.Holders {
 		h := Holding{Session: id}
 		h.PID, h.Program = a.who(id)

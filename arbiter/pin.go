@@ -72,11 +72,32 @@ func (a *Arbiter) Pin(ctx context.Context, id layout.SessionID, c layout.Context
 	if !ok {
 		return 0, fmt.Errorf("context %d: %w", c, syscall.ENOENT)
 	}
-	e := v.(*contextEntry)
-	sh := a.shardFor(uint64(lease))
-	pinned, err := a.pin(sh, e, &layout.Input{
+	pin, err := a.pinAs(v.(*contextEntry), &layout.Input{
 		Op: layout.OpPin, Session: id, Context: c, Lease: lease, Range: r, Access: access,
 	})
+	if e, ok := a.storage.(Exposer); ok && err == nil {
+		if err = e.Pinned(ctx, a.fileOf(lease), lease); err != nil {
+			a.warn(a.Unpin(ctx, id, pin))
+			return 0, fmt.Errorf("exposure of lease %d through context %d: %w", lease, c, err)
+		}
+	}
+	return pin, err
+}
+
+// fileOf returns the file of a lease, 0 if it is gone.
+func (a *Arbiter) fileOf(lease layout.LeaseID) extent.Ino {
+	sh := a.shardFor(uint64(lease))
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	info, _ := sh.m.Lease(lease)
+	return info.File
+}
+
+// pinAs makes a pin, which may have a name already, and holds its blocks.
+func (a *Arbiter) pinAs(e *contextEntry, in *layout.Input) (layout.PinID, error) {
+	c := in.Context
+	sh := a.shardFor(uint64(in.Lease))
+	pinned, err := a.pin(sh, e, in)
 	if err != nil {
 		return 0, err
 	}

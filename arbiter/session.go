@@ -20,6 +20,9 @@ type session struct {
 
 	admitted map[int32]bool
 	swept    bool // ended, and all shards were told
+
+	former    *former     // what it had under a former server; nil if it is not from then
+	unclaimed atomic.Bool // it is from then, and its process is not back
 }
 
 // OpenSession makes a client known. The arbiter fills in ID and Since.
@@ -60,22 +63,30 @@ func (a *Arbiter) EndSession(id layout.SessionID) {
 		a.forgetPID(pid, s)
 	}
 	a.mu.Unlock()
+	a.endInShards(s)
+	a.recordSession(EventSessionEnd, s)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.open.Load() == 0 {
+		a.sessions.Delete(id)
+	}
+}
+
+// endInShards tells the shards that know the session that it has ended.
+func (a *Arbiter) endInShards(s *session) {
+	s.ended.Store(true)
 	for i, sh := range a.shards {
 		var out outbox
 		sh.mu.Lock()
 		if s.opened[i].Load() { // requests after this find it ended
-			a.step(sh, &layout.Input{Op: layout.OpEndSession, Session: id}, &out)
+			a.step(sh, &layout.Input{Op: layout.OpEndSession, Session: s.id}, &out)
 		}
 		sh.mu.Unlock()
 		a.warn(a.flush(&out))
 	}
-	a.recordSession(EventSessionEnd, s)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.swept = true
-	if s.open.Load() == 0 {
-		a.sessions.Delete(id)
-	}
 }
 
 // sessionLeft notes that a shard has forgotten the session. The last one ends it.

@@ -78,17 +78,20 @@ type ContextInfo struct {
 
 // SessionInfo describes a session.
 type SessionInfo struct {
-	ID       layout.SessionID `json:"session"`
-	Kind     string           `json:"kind"`
-	Name     string           `json:"name"` // of the program or host
-	PID      int32            `json:"pid"`
-	UID      uint32           `json:"uid"`
-	GID      uint32           `json:"gid"`
-	Since    time.Time        `json:"since"`
-	Ended    bool             `json:"ended"` // gone, but leases or pins of it remain
-	Leases   int              `json:"leases"`
-	Contexts int              `json:"contexts"`
-	Pins     int              `json:"pins"`
+	ID    layout.SessionID `json:"session"`
+	Kind  string           `json:"kind"`
+	Name  string           `json:"name"` // of the program or host
+	PID   int32            `json:"pid"`
+	UID   uint32           `json:"uid"`
+	GID   uint32           `json:"gid"`
+	Since time.Time        `json:"since"`
+	Start uint64           `json:"-"`     // of the process, in clock ticks since boot; 0: nothing is kept of it beyond this server
+	Ended bool             `json:"ended"` // gone, but leases or pins of it remain
+	// Unclaimed: it is from before the server was started, and its process has not come back.
+	Unclaimed bool `json:"unclaimed,omitempty"`
+	Leases    int  `json:"leases"`
+	Contexts  int  `json:"contexts"`
+	Pins      int  `json:"pins"`
 }
 
 // Range is a byte range as listings show it. Length 0 means to infinity, as in fcntl's struct flock.
@@ -164,6 +167,7 @@ type LeaseInfo struct {
 	Mapped      bool               `json:"mapped"`
 	Closed      bool               `json:"closed"`     // the last handle is gone; contexts own it
 	Unattended  bool               `json:"unattended"` // its session has ended
+	Unclaimed   bool               `json:"unclaimed,omitempty"`
 	Pins        int                `json:"pins"`
 	Contexts    []layout.ContextID `json:"contexts,omitempty"`
 	Holders     []Holding          `json:"holders,omitempty"` // where several sessions hold it, all of them
@@ -192,6 +196,7 @@ type PinInfo struct {
 	Program     string           `json:"program,omitempty"`
 	Unattended  bool             `json:"unattended"`
 	Cutting     *CutState        `json:"cutting,omitempty"`
+	Unclaimed   bool             `json:"unclaimed,omitempty"`
 }
 
 // Blocker is one thing that stands in the way of a change, and why.

@@ -77,6 +77,7 @@ func (f *FS) zeroRange(ctx context.Context, c Caller, i *inode, r extent.Range, 
 		if err := i.n.ZeroRange(r, keepSize); err != nil {
 			return err
 		}
+		i.soil(r)
 		f.touch(i)
 		return nil
 	})

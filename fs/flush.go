@@ -102,6 +102,9 @@ func (f *FS) closeWindows(ctx context.Context) error {
 	var errs []error
 	for _, i := range all {
 		i.winMu.Lock()
+		for lease := range i.users {
+			f.unexpose(i, lease, everything)
+		}
 		errs = append(errs, f.detach(i, everything, true))
 		clear(i.users)
 		i.winMu.Unlock()

@@ -28,6 +28,8 @@ type Options struct {
 	Ticks <-chan time.Time
 	// MaxWindowBytes limits the memory of all windows; 0 means a quarter of the machine's.
 	MaxWindowBytes int64
+	// Boot names this boot of the machine. It is recorded with what is exposed.
+	Boot string
 	// Now is the clock of timestamps; nil means time.Now.
 	Now func() time.Time
 	// OnClose and OnPass are the policies of the volume.
@@ -62,6 +64,7 @@ type FS struct {
 	vol  *volume.Volume
 	arb  *arbiter.Arbiter
 	log  *slog.Logger
+	boot string
 	now  func() time.Time
 	root *inode
 
@@ -93,7 +96,7 @@ func New(v *volume.Volume, a *arbiter.Arbiter, o Options) (*FS, error) {
 		return nil, err
 	}
 	f := &FS{
-		vol: v, arb: a, log: o.Log, now: o.Now, windowLimit: o.MaxWindowBytes, onClose: o.OnClose, onPass: o.OnPass,
+		vol: v, arb: a, log: o.Log, boot: o.Boot, now: o.Now, windowLimit: o.MaxWindowBytes, onClose: o.OnClose, onPass: o.OnPass,
 		dirty:   make(map[*inode]struct{}),
 		stopped: make(chan struct{}),
 	}

@@ -24,12 +24,14 @@ type inode struct {
 	loadOnce sync.Once
 	loadErr  error // set by loadOnce
 
-	winMu sync.Mutex // held while the inode's windows change; see the package comment
-	users users      // guarded by winMu
+	winMu   sync.Mutex // held while the inode's windows change; see the package comment
+	users   users      // guarded by winMu
+	exposed exposed    // guarded by winMu
 
 	mu      sync.RWMutex
 	n       *volume.Inode // guarded by mu, set by loadOnce
 	windows []*mapping    // guarded by mu; altered with winMu held as well
+	former  *former       // guarded by mu; set once, with winMu held as well
 	opens   int           // guarded by mu
 	grown   bool          // guarded by mu: blocks were taken ahead since it was opened
 	noCaps  bool          // guarded by mu: it is known to have no capabilities

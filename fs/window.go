@@ -67,6 +67,9 @@ func (i *inode) soil(r extent.Range) {
 			m.dirty.Store(true)
 		}
 	}
+	if i.former != nil {
+		i.former.soil(r)
+	}
 }
 
 // Piece is a part of a mapping: the file's bytes at FileOff lie at Off in Window.
@@ -85,6 +88,7 @@ func (f *FS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r ex
 	if r, err = mappable(r); err != nil {
 		return nil, err
 	}
+	exposed := false
 	err = f.withInode(ino, func(i *inode) error {
 		if err := f.arb.Mapped(lease); err != nil {
 			return err
@@ -100,8 +104,12 @@ func (f *FS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r ex
 		}
 		i.use(lease, r, write)
 		pieces = i.pieces(r)
-		return nil
+		exposed, err = f.expose(i, lease, nil)
+		return f.exposable(err, write)
 	})
+	if err == nil {
+		err = f.exposable(f.exposeNow(ctx, exposed), write)
+	}
 	return pieces, err
 }
 
@@ -175,6 +183,11 @@ func (i *inode) pieces(r extent.Range) (out []Piece) {
 // it leaves none that it made.
 func (f *FS) isolateAll(ctx context.Context, i *inode, r extent.Range, write bool) error {
 	gaps := ranges{r}.minus(i.live())
+	for _, gap := range gaps {
+		if err := i.checkFormer(gap); err != nil {
+			return err
+		}
+	}
 	// The limit, then all blocks, then memory: no block is taken for a window that may
 	// not be, no write-back will find the volume full, and no page is touched for a
 	// request that cannot be served. A reader takes no block: he need not be one who

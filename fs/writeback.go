@@ -183,6 +183,7 @@ func (f *FS) discardWindows(i *inode, r extent.Range) error {
 	if r.Empty() {
 		return nil // no whole block
 	}
+	f.unexposeAll(i, r)
 	for _, m := range append([]*mapping(nil), i.windows...) {
 		for _, p := range m.live.and(ranges{r}) {
 			if err := f.leave(i, m, p, false); err != nil {
@@ -202,6 +203,7 @@ func (f *FS) discardWindows(i *inode, r extent.Range) error {
 // homeWindows ends windows over r, whole blocks, and writes back what is dirty. They
 // are the caller's own. It needs winMu, and mu exclusive.
 func (f *FS) homeWindows(i *inode, r extent.Range) error {
+	f.unexposeAll(i, r)
 	for _, m := range append([]*mapping(nil), i.windows...) {
 		err := f.each(m.live.and(ranges{r}), func(p extent.Range, buf []byte) error {
 			return f.bringHome(i, m, p, buf, false)
@@ -225,6 +227,7 @@ func (f *FS) homeWindows(i *inode, r extent.Range) error {
 func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) (wrote bool, err error) {
 	i.winMu.Lock()
 	defer i.winMu.Unlock()
+	f.cutFormer(i, lease, r)
 	u := i.users[lease]
 	if u == nil {
 		return false, nil
@@ -233,6 +236,7 @@ func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) 
 	if len(parts) == 0 {
 		return false, nil
 	}
+	f.unexpose(i, lease, parts)
 	others := i.users.mapped(func(id layout.LeaseID, _ *user) bool { return id != lease })
 	if u.write {
 		if err := f.writeBackShared(i, parts.and(others)); err != nil && !forced {

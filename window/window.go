@@ -42,6 +42,7 @@ var ErrDetached = fmt.Errorf("window is detached: %w", syscall.ESTALE)
 type Window struct {
 	seg  extent.Segment
 	size int64
+	id   ID
 
 	mu   sync.RWMutex // held shared over each use of file, so that Detach cannot close it under one
 	file *os.File     // nil once detached
@@ -64,7 +65,12 @@ func New(seg extent.Segment, name string, size int64) (*Window, error) {
 		f.Close()
 		return nil, fmt.Errorf("create window of %d bytes: %w", size, err)
 	}
-	return &Window{seg: seg, size: size, file: f}, nil
+	id, err := idOf(int(f.Fd()))
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("create window of %d bytes: %w", size, err)
+	}
+	return &Window{seg: seg, size: size, id: id, file: f}, nil
 }
 
 // fits refuses what can never fit in memory. The kernel would not: it allocates

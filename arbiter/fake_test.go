@@ -61,6 +61,8 @@ func (s *fakeStorage) Hold(_ extent.Ino, r extent.Range, _ uint32) (uint64, erro
 	return s.lastHold, nil
 }
 
+func (s *fakeStorage) Orphan(extent.Ino, uint64, extent.Range) error { return nil }
+
 func (s *fakeStorage) Unhold(hold uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

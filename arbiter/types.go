@@ -32,6 +32,9 @@ type Storage interface {
 	// meanwhile counts for uid.
 	Hold(file extent.Ino, r extent.Range, uid uint32) (hold uint64, err error)
 	Unhold(hold uint64)
+	// Orphan lets the file give up what the hold keeps of the range: it comes before a change that is deferred. ENOSPC: too much is
+	// orphaned already, and nothing has changed.
+	Orphan(file extent.Ino, hold uint64, r extent.Range) error
 	// Unmap writes back the range and detaches the parts of windows that only this lease uses. After an error the
 	// range is not detached: it is then cut, with back-off.
 	Unmap(ctx context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error

@@ -40,6 +40,10 @@ func (p plan) meets() bool { return p.class != layout.None && p.class != layout.
 // i.mu held, shared or exclusive and exclusive; makePlan may be called often. The mutexes of
 // others are held as well when it is applied.
 func (f *FS) change(ctx context.Context, c Caller, i *inode, makePlan func() (plan, error), apply func() error, others ...*inode) error {
+	return f.withSpace(ctx, func() error { return f.changeOnce(ctx, c, i, makePlan, apply, others) })
+}
+
+func (f *FS) changeOnce(ctx context.Context, c Caller, i *inode, makePlan func() (plan, error), apply func() error, others []*inode) error {
 	i.mu.RLock()
 	asked, err := makePlan()
 	i.mu.RUnlock()

@@ -24,6 +24,9 @@
 // Mapping for reading allocates nothing: a hole stays one, under pages of zeros,
 // until somebody else allocates it or writes there. Write-back leaves it out.
 //
+// What a hold keeps of a window when the file gives its range up (Orphan) leaves the file and
+// lives on for the holder, until the hold ends.
+//
 // # Lock order
 //
 //	FS.renameMu            cross-directory moves of directories, so that no loop can form
@@ -31,6 +34,7 @@
 //	    inode.mu           by inode number, where several are needed; also guards the volume's Inode
 //	      shard.mu         the inode cache's parts, and reference counts
 //	      FS.dirtyMu
+//	      orphans.mu
 //	      the arbiter's and the volume's own locks
 //
 // A View holds inode.mu shared until it is closed. Of inode.winMu nobody holds

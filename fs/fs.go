@@ -30,6 +30,11 @@ type Options struct {
 	MaxWindowBytes int64
 	// Boot names this boot of the machine. It is recorded with what is exposed.
 	Boot string
+	// OnSpace asks those who have the holds to let go of what they keep for nobody: there is
+	// no space. It must not block. nil means that nobody is asked.
+	OnSpace func(holds []uint64)
+	// SpaceWait bounds how long an operation then waits before it is ENOSPC; 0 means 1 s.
+	SpaceWait time.Duration
 	// Now is the clock of timestamps; nil means time.Now.
 	Now func() time.Time
 	// OnClose and OnPass are the policies of the volume.
@@ -49,6 +54,9 @@ func (o *Options) setDefaults() error {
 			return fmt.Errorf("size of memory: %w", err)
 		}
 		o.MaxWindowBytes = int64(si.Totalram) * int64(si.Unit) / 4
+	}
+	if o.SpaceWait == 0 {
+		o.SpaceWait = time.Second
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -75,6 +83,10 @@ type FS struct {
 	dirtyMu sync.Mutex
 	dirty   map[*inode]struct{} // guarded by dirtyMu
 
+	orphans   orphans
+	onSpace   func(holds []uint64)
+	spaceWait time.Duration
+
 	windowBytes atomic.Int64 // of all windows that have memory
 	windowLimit int64
 
@@ -97,6 +109,7 @@ func New(v *volume.Volume, a *arbiter.Arbiter, o Options) (*FS, error) {
 	}
 	f := &FS{
 		vol: v, arb: a, log: o.Log, boot: o.Boot, now: o.Now, windowLimit: o.MaxWindowBytes, onClose: o.OnClose, onPass: o.OnPass,
+		onSpace: o.OnSpace, spaceWait: o.SpaceWait,
 		dirty:   make(map[*inode]struct{}),
 		stopped: make(chan struct{}),
 	}
@@ -123,6 +136,7 @@ func (f *FS) Close(ctx context.Context) (err error) {
 		f.stop()
 		<-f.stopped
 		err = errors.Join(f.closeWindows(ctx), f.Sync(ctx))
+		f.dropOrphans()
 		f.put(f.root)
 	})
 	return err

@@ -30,16 +30,17 @@ var ctx = context.Background()
 // real arbiter. It is checked offline when the test ends.
 type rig struct {
 	*FS
-	t     tester
-	dir   string
-	mem   *vfs.MemFS
-	dev   device.Device
-	st    *store.Pebble
-	opts  Options
-	arbs  arbiter.Config
-	size  int64
-	vopts volume.Options // that it is made with
-	ticks chan time.Time
+	t      tester
+	dir    string
+	mem    *vfs.MemFS
+	dev    device.Device
+	st     *store.Pebble
+	opts   Options
+	arbs   arbiter.Config
+	size   int64
+	vopts  volume.Options // that it is made with
+	opened volume.Options // and with which it is opened
+	ticks  chan time.Time
 
 	mu  sync.Mutex
 	now time.Time // guarded by mu: what the clock says, one millisecond later each time
@@ -93,7 +94,7 @@ func (r *rig) clock() time.Time {
 
 func (r *rig) start() {
 	r.t.Helper()
-	v, err := volume.Open(ctx, r.dev, r.st, volume.Options{})
+	v, err := volume.Open(ctx, r.dev, r.st, r.opened)
 	r.must(err)
 	f, err := New(v, arbiter.New(r.arbs), r.opts)
 	r.must(err)

@@ -17,10 +17,17 @@ var _ arbiter.Storage = (*storage)(nil)
 
 func (s *storage) fs() *FS { return (*FS)(s) }
 
+// Storage is the FS as the arbiter sees it.
+func (f *FS) Storage() arbiter.Storage { return (*storage)(f) }
+
 // Prepare allocates and writes zeros as the flags say, and gives the file blocks of its
 // own where they will be written to. Of a range to infinity
 // that is what lies before the end of file.
 func (s *storage) Prepare(ctx context.Context, file extent.Ino, r extent.Range, access layout.Access, flags arbiter.PrepareFlags) error {
+	return s.fs().withSpace(ctx, func() error { return s.prepare(ctx, file, r, access, flags) })
+}
+
+func (s *storage) prepare(ctx context.Context, file extent.Ino, r extent.Range, access layout.Access, flags arbiter.PrepareFlags) error {
 	return s.fs().withInode(file, func(i *inode) error {
 		i.mu.RLock()
 		size, err := i.n.Attr.Size, i.regular()
@@ -91,7 +98,11 @@ func (s *storage) Hold(file extent.Ino, r extent.Range, uid uint32) (hold uint64
 	return hold, err
 }
 
-func (s *storage) Unhold(hold uint64) { s.vol.Unhold(hold) }
+func (s *storage) Unhold(hold uint64) {
+	s.fs().dropOrphan(hold)
+	s.vol.Unhold(hold)
+	s.fs().orphans.wake()
+}
 
 func (s *storage) Unmap(ctx context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
 	return s.fs().endMapping(ctx, file, lease, r, false)

@@ -24,6 +24,8 @@ type mapping struct {
 	// that a lease was given back takes no memory from who had it. Guarded by winMu.
 	writable ranges
 
+	left bool // no part is live any more; guarded by orphans.mu
+
 	// dirty: the mount wrote through the window since it was written back.
 	dirty atomic.Bool
 }
@@ -88,6 +90,14 @@ func (f *FS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r ex
 	if r, err = mappable(r); err != nil {
 		return nil, err
 	}
+	err = f.withSpace(ctx, func() error {
+		pieces, err = f.mapOnce(ctx, lease, ino, r, write)
+		return err
+	})
+	return pieces, err
+}
+
+func (f *FS) mapOnce(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) (pieces []Piece, err error) {
 	exposed := false
 	err = f.withInode(ino, func(i *inode) error {
 		if err := f.arb.Mapped(lease); err != nil {

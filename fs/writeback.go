@@ -169,11 +169,16 @@ func (f *FS) forget(i *inode, m *mapping) {
 			break
 		}
 	}
-	if err := m.w.Detach(); err != nil {
-		f.log.Warn("pages stay with a holder who sealed them", "inode", i.ino, "range", m.r.String(), "err", err)
+	kept := f.orphans.leave(m)
+	if len(kept) == 0 {
+		f.endWindow(m)
+		return
 	}
-	f.vol.DetachSegment(m.w.Segment())
-	f.windowBytes.Add(-m.r.Len())
+	for _, p := range (ranges{m.r}).minus(kept) {
+		if err := m.w.DetachRange(m.addr(p.Off).Off, p.Len()); err != nil {
+			f.log.Warn("pages stay with a holder who sealed them", "inode", i.ino, "range", p.String(), "err", err)
+		}
+	}
 }
 
 // discardWindows ends windows over whole blocks that are about to be freed,

@@ -275,6 +275,9 @@ func (f *FS) Hold(extent.Ino, extent.Range, uint32) (uint64, error) {
 // Unhold implements arbiter.Storage.
 func (f *FS) Unhold(uint64) {}
 
+// Orphan implements arbiter.Storage.
+func (f *FS) Orphan(extent.Ino, uint64, extent.Range) error { return nil }
+
 // Unmap implements arbiter.Storage.
 func (f *FS) Unmap(_ context.Context, ino extent.Ino, lease layout.LeaseID, r extent.Range) error {
 	path, ok := f.path(ino)

@@ -64,6 +64,24 @@ func (s hasty) Apply(b *store.Batch) error {
 	return s.Store.Apply(&forget)
 }
 
+// releasing forgets the records of orphaned blocks as soon as they are there.
+type releasing struct{ store.Store }
+
+func (s releasing) Apply(b *store.Batch) error {
+	if err := s.Store.Apply(b); err != nil {
+		return err
+	}
+	forget := store.Batch{Term: b.Term}
+	err := s.Scan([]byte{'h'}, []byte{'h' + 1}, func(k, _ []byte) (bool, error) {
+		forget.Delete(slices.Clone(k))
+		return forget.Ops() < store.MaxOps, nil
+	})
+	if err != nil || forget.Ops() == 0 {
+		return err
+	}
+	return s.Store.Apply(&forget)
+}
+
 // TestBrokenIsFound breaks what the promises rest on, one at a time: the crash tests
 // must notice, each where it should.
 func TestBrokenIsFound(t *testing.T) {
@@ -102,6 +120,9 @@ func TestBrokenIsFound(t *testing.T) {
 		"no intent record, insert": {"insert-many", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
 			return d, hasty{s}
 		})}, crashtest.ErrLost},
+		"no orphan records": {"defer", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
+			return d, releasing{s}
+		})}, crashtest.ErrReleased},
 		"no busy list, cloned":       {"clone", crashtest.Options{After: (*volume.Volume).SettleEarly}, crashtest.ErrForeign},
 		"no busy list":               {"reuse", crashtest.Options{After: (*volume.Volume).SettleEarly}, crashtest.ErrForeign},
 		"no busy list, never synced": {"reuse-idle", crashtest.Options{After: (*volume.Volume).SettleEarly}, crashtest.ErrForeign},

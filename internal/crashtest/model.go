@@ -21,6 +21,8 @@ var (
 	ErrHalf    = errors.New("an operation is half done")
 	ErrShrunk  = errors.New("the volume is smaller than it was")
 	ErrLeaked  = errors.New("the free space does not add up")
+	// ErrReleased is a block that somebody may reach, and a file could get.
+	ErrReleased = errors.New("what is held is free")
 )
 
 // span is from where to where in the log of the disk something happened. What

@@ -24,6 +24,7 @@ type Recording struct {
 	names       names
 	files       map[extent.Ino]*fileModel
 	sizes       []growth
+	kept        []*Kept
 }
 
 // Record runs a workload. The positions are those of its own time: the volume is
@@ -64,7 +65,7 @@ func (p paced) Apply(b *store.Batch) error {
 // recording ends the world.
 func (w *World) recording(end int) *Recording {
 	w.end()
-	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files, sizes: w.sizes}
+	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files, sizes: w.sizes, kept: w.kept}
 	r.o.Fault, r.o.Wrap, r.o.After = nil, nil, nil
 	for _, f := range r.files {
 		for i, c := range f.changes {

@@ -71,7 +71,7 @@ func start(ctx context.Context, size int64, o *Options) (*stack, error) {
 	if o.Wrap != nil {
 		s.dev, s.st = o.Wrap(s.dev, s.st)
 	}
-	if s.vol, err = volume.Open(ctx, s.dev, s.st, volume.Options{}); err != nil {
+	if s.vol, err = volume.Open(ctx, s.dev, s.st, volume.Options{MaxOrphaned: size}); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	s.arb = arbiter.New(arbiter.Config{})

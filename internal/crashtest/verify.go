@@ -44,7 +44,10 @@ func (r *Recording) verifyDisk(ctx context.Context, d *sim.Disk, cut int) (opene
 	}
 	opened = d.Pos()
 	l := &left{r: r, vol: vol, used: make(map[int64]int), seen: make(map[extent.Ino]*volume.Inode)}
-	return opened, l.verify(cut)
+	if err := l.verify(cut); err != nil {
+		return opened, err
+	}
+	return opened, l.verifyBoot(ctx, dev, st, l.bytes())
 }
 
 func (l *left) verify(cut int) error {
@@ -65,19 +68,24 @@ func (l *left) verify(cut int) error {
 			return fmt.Errorf("the volume has %d bytes of %d: %w", i.Size, g.size, ErrShrunk)
 		}
 	}
-	used, shared := int64(0), int64(0)
+	used, shared := l.bytes(), int64(0)
 	for _, n := range l.used {
-		used += extent.BlockSize
 		if n > 1 {
 			shared += extent.BlockSize
 		}
 	}
-	if i := l.vol.Info(); i.Free+used != i.Total || i.Shared != shared {
+	if i := l.vol.Info(); i.Free+i.Orphaned+used != i.Total || i.Shared != shared {
 		return fmt.Errorf("files have %d bytes, %d of them shared; %d of %d are free, %d shared: %w",
 			used, shared, i.Free, i.Total, i.Shared, ErrLeaked)
 	}
+	if err := l.verifyKept(cut); err != nil {
+		return err
+	}
 	return l.verifyTails()
 }
+
+// bytes returns how much files have.
+func (l *left) bytes() int64 { return int64(len(l.used)) * extent.BlockSize }
 
 // walk fills in what a directory leads to.
 func (l *left) walk(dir extent.Ino, at string, into tree) error {

@@ -63,6 +63,7 @@ const (
 	ListContexts = wire.ListContexts
 	ListSessions = wire.ListSessions
 	ListServer   = wire.ListServer
+	ListOrphans  = wire.ListOrphans
 
 	// BreakAsked: give back what is asked until the deadline.
 	BreakAsked = wire.BreakAsked

@@ -128,6 +128,8 @@ type FS interface {
 	// Scrub does a step of looking for damage, and reads about that many bytes of content;
 	// what is returned is shown as JSON, and tells the cursor of the next step.
 	Scrub(ctx context.Context, cursor []byte, bytes int64) (any, error)
+	// Orphans lists the blocks that files have given up and somebody still reaches.
+	Orphans() []Orphan
 	// Stat describes a file: what is returned is shown as JSON.
 	Stat(ctx context.Context, ino extent.Ino) (any, error)
 }

@@ -101,6 +101,8 @@ func (r *request) list() error {
 		return a.finish(array(a, arb.Contexts(f)))
 	case wire.ListSessions:
 		return a.finish(array(a, arb.Sessions(f)))
+	case wire.ListOrphans:
+		return a.finish(array(a, r.listOrphans(&m)))
 	default:
 		return a.finish(a.value(struct {
 			Stats  Stats  `json:"stats"`

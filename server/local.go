@@ -76,6 +76,16 @@ func (f localFS) Scrub(ctx context.Context, cursor []byte, bytes int64) (any, er
 	return f.FS.Scrub(ctx, cursor, bytes)
 }
 
+// Orphans is what holdfast orphans shows.
+func (f localFS) Orphans() []local.Orphan {
+	list := f.FS.Orphans()
+	out := make([]local.Orphan, len(list))
+	for i, o := range list {
+		out[i] = local.Orphan{Address: o.Addr, Length: o.Len, UID: o.UID, Unclaimed: o.Unclaimed, File: o.File, Path: o.Path}
+	}
+	return out
+}
+
 // Stat is what holdfast stat shows.
 func (f localFS) Stat(ctx context.Context, ino extent.Ino) (any, error) {
 	return f.FS.Stat(ctx, ino)

@@ -388,6 +388,7 @@ const (
 	ListContexts ListKind = 3
 	ListSessions ListKind = 4
 	ListServer   ListKind = 5 // counts and limits of the server
+	ListOrphans  ListKind = 6 // blocks that files have given up and somebody still reaches
 )
 
 // List asks for a listing. Zero fields do not filter.
@@ -407,7 +408,7 @@ func (m *List) Append(b []byte) []byte {
 func (m *List) Decode(b []byte) error {
 	d := decode(OpList, b, 24)
 	m.Kind = ListKind(d.u32())
-	if m.Kind < ListLeases || m.Kind > ListServer {
+	if m.Kind < ListLeases || m.Kind > ListOrphans {
 		d.fail(syscall.EINVAL, "list %d is unknown", m.Kind)
 	}
 	d.zero(4)

@@ -248,6 +248,9 @@ func (f *FS) Grow(_ context.Context, size int64) (int64, error) {
 	return size, nil
 }
 
+// Orphans implements local.FS.
+func (f *FS) Orphans() []local.Orphan { return nil }
+
 // Scrub implements local.FS.
 func (f *FS) Scrub(_ context.Context, cursor []byte, bytes int64) (any, error) {
 	return map[string]any{"next": cursor, "bytes": bytes}, nil

@@ -14,6 +14,7 @@ type outbox struct {
 	detach  []detach
 	cutPins []cutPin
 	alarms  []error
+	orphans []orphaning
 	unhold  []uint64
 	put     []extent.Ino
 	ended   []layout.SessionID
@@ -44,6 +45,8 @@ func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out 
 		}
 	case layout.CutPin:
 		out.cutPins = append(out.cutPins, cutPin{e.Context, PinCut{e.Pin, e.File, e.Range, e.Step}})
+	case layout.Orphan:
+		out.orphans = append(out.orphans, orphaning{e.File, e.Change, e.Pin, sh.holds[e.Pin], e.Range})
 	case layout.StepFailed:
 		out.alarms = append(out.alarms, alarm(e))
 	case layout.Unmap:
@@ -110,7 +113,7 @@ func (a *Arbiter) answer(sh *shard, e *layout.Effect, refused *Refused) bool {
 // Preconditions: no lock is held.
 func (a *Arbiter) flush(out *outbox) error {
 	var first error
-	for len(out.notices)+len(out.detach)+len(out.cutPins)+len(out.alarms)+len(out.unhold)+len(out.put)+len(out.ended) > 0 {
+	for len(out.notices)+len(out.detach)+len(out.cutPins)+len(out.alarms)+len(out.orphans)+len(out.unhold)+len(out.put)+len(out.ended) > 0 {
 		now := *out
 		*out = outbox{}
 		for _, n := range now.notices {
@@ -134,6 +137,9 @@ func (a *Arbiter) flush(out *outbox) error {
 		}
 		for _, err := range now.alarms {
 			a.warn(err)
+		}
+		for _, o := range now.orphans {
+			a.orphan(o, out)
 		}
 		for _, f := range now.put {
 			a.storage.Put(f)

@@ -25,10 +25,11 @@ const (
 	EventTransfer     EventKind = "transfer"
 	EventPin          EventKind = "pin"
 	EventUnpin        EventKind = "unpin"
-	EventMove         EventKind = "move"  // a pin went over to another lease
-	EventClaim        EventKind = "claim" // a context became another session's
-	EventShare        EventKind = "share" // one more session holds a lease
-	EventLeave        EventKind = "leave" // one of several holds it no more
+	EventOrphan       EventKind = "orphan" // a pin keeps what its file has given up
+	EventMove         EventKind = "move"   // a pin went over to another lease
+	EventClaim        EventKind = "claim"  // a context became another session's
+	EventShare        EventKind = "share"  // one more session holds a lease
+	EventLeave        EventKind = "leave"  // one of several holds it no more
 	EventRefuse       EventKind = "refuse"
 	EventWait         EventKind = "wait"   // a request waits for others
 	EventChange       EventKind = "change" // a change that had waited goes on

@@ -27,6 +27,7 @@ type fakeStorage struct {
 	unmap   func() error
 	cut     func() error
 	hold    func() error
+	orphan  func() error
 }
 
 func newFakeStorage() *fakeStorage {
@@ -61,7 +62,13 @@ func (s *fakeStorage) Hold(_ extent.Ino, r extent.Range, _ uint32) (uint64, erro
 	return s.lastHold, nil
 }
 
-func (s *fakeStorage) Orphan(extent.Ino, uint64, extent.Range) error { return nil }
+func (s *fakeStorage) Orphan(_ extent.Ino, hold uint64, r extent.Range) error {
+	if err := call(s.orphan); err != nil {
+		return err
+	}
+	s.note("orphan %d %v", hold, r)
+	return nil
+}
 
 func (s *fakeStorage) Unhold(hold uint64) {
 	s.mu.Lock()

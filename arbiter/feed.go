@@ -57,6 +57,8 @@ func kindOf(e layout.EffectKind) EventKind {
 		return EventReturn
 	case layout.Cut, layout.CutPin:
 		return EventCut
+	case layout.Orphaned:
+		return EventOrphan
 	case layout.StepFailed:
 		return EventCutFailed
 	case layout.Revoked:

@@ -45,6 +45,9 @@ func (a *Arbiter) Pins(f Filter) []PinInfo {
 				Lease: p.Lease, Context: p.Context, ContextKind: kind, ContextName: name, Session: p.Session, PID: pid,
 				Program: program, Unattended: p.Unattended, Unclaimed: a.isUnclaimed(p.Session),
 			}
+			for _, r := range p.Orphaned {
+				pin.Orphaned = append(pin.Orphaned, RangeOf(r))
+			}
 			if p.Cutting {
 				pin.Cutting = &CutState{p.Step, p.Tries, a.time(p.Deadline)}
 			}

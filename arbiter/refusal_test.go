@@ -216,9 +216,6 @@ func TestRights(t *testing.T) {
 	if _, err := w.Acquire(ctx, 12345, AcquireRequest{File: 5, Range: whole}, nil); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("acquire of nobody: %v", err)
 	}
-	if _, err := w.Break(ctx, Caller{OnHold: layout.Defer}, 5, whole, layout.Subtractive); !errors.Is(err, syscall.EOPNOTSUPP) {
-		t.Errorf("defer: %v", err)
-	}
 	if l, err := w.Modify(ctx, s1, lease, ModifyRequest{Access: layout.Write, Mode: layout.Exclusive, MayUnbreakable: true, Unbreakable: true}); err != nil ||
 		!l.Unbreakable || l.Mode != layout.Exclusive || l.Seq != 2 {
 		t.Errorf("modify: %+v %v", l, err)

@@ -37,6 +37,8 @@ func (s *storage) Hold(extent.Ino, extent.Range, uint32) (uint64, error) {
 
 func (s *storage) Unhold(uint64) {}
 
+func (s *storage) Orphan(extent.Ino, uint64, extent.Range) error { return nil }
+
 func (s *storage) Unmap(context.Context, extent.Ino, layout.LeaseID, extent.Range) error { return nil }
 
 func (s *storage) Cut(context.Context, extent.Ino, layout.LeaseID, extent.Range) error {

@@ -198,6 +198,7 @@ type PinInfo struct {
 	PID         int32            `json:"pid"`
 	Program     string           `json:"program,omitempty"`
 	Unattended  bool             `json:"unattended"`
+	Orphaned    []Range          `json:"orphaned,omitempty"` // what of it no file has any more
 	Cutting     *CutState        `json:"cutting,omitempty"`
 	Unclaimed   bool             `json:"unclaimed,omitempty"`
 }

@@ -15,8 +15,6 @@ func (m *Machine) change(in *Input) {
 		errno, reason = syscall.EINVAL, "no such class or policy"
 	case !ok:
 		errno, reason = syscall.EINVAL, "the range is empty"
-	case in.OnHold == Defer:
-		errno, reason = syscall.EOPNOTSUPP, "on_hold = defer is not supported"
 	}
 	if errno != 0 {
 		m.emit(Effect{Kind: Refused, Errno: errno, Reason: reason, File: in.File, Range: in.Range, Class: in.Class, Session: in.Session})

@@ -86,7 +86,9 @@ func (m *Machine) nextStep(p *pin) {
 	c.tries++
 	c.backoff = min(max(2*c.backoff, Instant(minBackoff)), Instant(maxBackoff))
 	m.timers.start(&c.timer, m.now+c.backoff)
-	m.sendAway(p.lease, p.r)
+	if p.lease != nil {
+		m.sendAway(p.lease, p.r)
+	}
 }
 
 func (m *Machine) emitStepFailed(p *pin, reason string) {
@@ -137,20 +139,8 @@ func (l *lease) unreached() extent.Range {
 		if p.state != fencing {
 			continue
 		}
-		pos, end := p.Off, p.End
-		l.file.pins.each(query{r: p.Range}, func(it *item[pin]) bool {
-			if it.val.lease != l {
-				return true
-			}
-			if it.off > pos {
-				end = it.off
-				return false
-			}
-			pos = max(pos, it.end)
-			return pos < end
-		})
-		if pos < end {
-			return extent.Range{Off: pos, End: end}
+		if r := l.gap(p.Range); !r.Empty() {
+			return r
 		}
 	}
 	return extent.Range{}

@@ -27,7 +27,7 @@ func (q *mRequest) stillInWay(l *mLease) bool {
 
 func (md *model) pinsOf(l *mLease, r extent.Range) (pins []*mPin) {
 	for _, p := range md.pins {
-		if p.lease == l && p.r.Overlaps(r) {
+		if p.lease == l && p.in(r) {
 			pins = append(pins, p)
 		}
 	}
@@ -75,7 +75,7 @@ func (md *model) sweep(l *mLease) {
 func (md *model) cutDone(l *mLease, r extent.Range) {
 	var gone, begin []*mPin
 	for _, p := range md.pins {
-		if p.lease != l || !slices.ContainsFunc(md.cutBlocks(l, r), func(i int) bool { return p.r.Overlaps(mBlock(i)) }) {
+		if p.lease != l || !slices.ContainsFunc(md.cutBlocks(l, r), func(i int) bool { return p.in(mBlock(i)) }) {
 			continue
 		}
 		if modelContexts[SessionID(p.context)] == ByWindow {
@@ -118,7 +118,7 @@ func (md *model) nextStep(p *mPin) {
 	p.backoff = min(max(2*p.backoff, time.Second), 30*time.Second)
 	p.until = md.now.Add(p.backoff)
 	for _, q := range md.requests {
-		if q.asked[p.lease] != nil && !q.abandoned && q.r.Overlaps(p.r) {
+		if p.in(everything) && q.asked[p.lease] != nil && !q.abandoned && q.r.Overlaps(p.r) {
 			md.tell(q, Denied, syscall.EAGAIN)
 			q.abandoned = true
 		}
@@ -175,7 +175,7 @@ func (p *pair) dropOwn(q *mRequest, in Input) {
 	q.dropOwn = false
 	p.md.remember()
 	for _, pn := range slices.Clone(p.md.pins) {
-		if pn.lease.file == q.file && pn.r.Overlaps(q.r) && q.session != 0 && p.md.sameOwner(pn.session, q.session) {
+		if pn.lease.file == q.file && pn.in(q.r) && q.session != 0 && p.md.sameOwner(pn.session, q.session) {
 			p.md.drop(pn)
 			p.md.serve()
 		}

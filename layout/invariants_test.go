@@ -50,13 +50,25 @@ func CheckInvariants(m *Machine) error {
 		}
 	}
 	for id, p := range m.pins {
-		pins[p.lease.file.ino]++
+		if p.lease == nil {
+			if len(p.parts) > 0 || p.parts == nil || p.was == (orphaned{}) {
+				return fmt.Errorf("pin %d has no lease, and is %+v", id, p)
+			}
+			continue
+		}
+		p.each(func(extent.Range) { pins[p.lease.file.ino]++ })
 		// 1: every pin is covered by the ranges of live leases.  2: a lease with pins does not disappear.
 		if m.leases.get(uint64(p.lease.id)) != p.lease {
 			return fmt.Errorf("invariant 2: the lease of pin %d has gone", id)
 		}
-		if err := checkCover(m, p); err != nil {
-			return err
+		var err error
+		p.each(func(r extent.Range) {
+			if err == nil {
+				err = checkCover(p, r)
+			}
+		})
+		if err != nil || p.parts != nil && len(p.parts) == 0 {
+			return fmt.Errorf("pin %d, parts %v: %w", id, p.parts, err)
 		}
 		if p.access == Write && p.lease.access == Read {
 			return fmt.Errorf("invariant 1: pin %d writes under a lease to read", id)
@@ -72,23 +84,23 @@ func CheckInvariants(m *Machine) error {
 }
 
 // checkCover checks invariant 1: a pin is covered by its lease. What of that was taken away is still the lease's until the pin is cut.
-func checkCover(m *Machine, p *pin) error {
-	pos, taken := p.r.Off, false
-	for _, q := range p.lease.from(p.r.Off) {
+func checkCover(p *pin, r extent.Range) error {
+	pos := r.Off
+	for _, q := range p.lease.from(r.Off) {
 		if q.Off > pos || q.state == unmapping {
 			break
 		}
-		pos, taken = q.End, taken || q.state != live && q.Off < p.r.End
-		if pos >= p.r.End {
+		pos = q.End
+		if pos >= r.End {
 			break
 		}
 	}
 	switch {
-	case pos < p.r.End:
-		return fmt.Errorf("invariant 1: pin %d on %v is not covered by %v", p.id, p.r, p.lease.pieces())
-	case p.cut != nil && (!taken || p.cut.idx < 0 || p.context.can&ByWindow != 0):
+	case pos < r.End:
+		return fmt.Errorf("invariant 1: pin %d on %v is not covered by %v", p.id, r, p.lease.pieces())
+	case p.cut != nil && (p.cut.idx < 0 || p.context.can&ByWindow != 0):
 		return fmt.Errorf("pin %d under %v is being cut: %+v", p.id, p.lease.pieces(), p.cut)
-	case p.cut == nil && p.lease.touches(p.r, fencing):
+	case p.cut == nil && p.lease.touches(r, fencing):
 		return fmt.Errorf("pin %d under %v is not being cut", p.id, p.lease.pieces())
 	}
 	return nil
@@ -205,7 +217,12 @@ func checkApplying(m *Machine, q *request, ls []*lease) error {
 		}
 	}
 	for _, p := range m.pins {
-		if q.class != Additive && p.lease.file == q.file && p.r.Overlaps(q.r) {
+		if p.lease == nil || q.class == Additive || p.lease.file != q.file {
+			continue
+		}
+		beside := false
+		p.each(func(r extent.Range) { beside = beside || r.Overlaps(q.r) })
+		if beside {
 			return fmt.Errorf("invariant 5: pin %d beside change %d", p.id, q.id)
 		}
 	}

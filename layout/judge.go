@@ -16,6 +16,7 @@ const (
 	held                         // holds, and it asked to wait for them
 	afterThat                    // an earlier request, or too many that break leases
 	conflict                     // leases that can be broken
+	orphans                      // pins that become orphans
 )
 
 type verdict struct {
@@ -33,6 +34,7 @@ const (
 	reasonBehind      = "an earlier request on the range goes first"
 	reasonBreaking    = "leases in the way are being broken"
 	reasonUnasked     = "leases in the way would have to be broken"
+	reasonOrphans     = "what is pinned is being made orphans"
 	reasonCrowd       = "too many breaks of the file are under way"
 	reasonHeld        = "the range is held"
 	reasonDetach      = "the range could not be detached; it is tried again"
@@ -94,10 +96,12 @@ func (m *Machine) judgeChange(q *request, own uint32) verdict {
 	switch {
 	case reason != "" && q.onHold == Wait:
 		return verdict{held, 0, reason}
-	case reason != "" && q.onHold != Revoke:
+	case reason != "" && q.onHold < Revoke:
 		return verdict{refused, syscall.ETXTBSY, reason}
 	case q.behind() != nil:
 		return verdict{afterThat, 0, reasonBehind}
+	case othersPins && q.onHold == Defer:
+		return verdict{orphans, 0, reasonOrphans}
 	case othersPins, f.leases.first(query{r: q.r, not: own}) != nil:
 		return verdict{conflict, 0, reasonBreaking}
 	}

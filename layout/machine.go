@@ -148,6 +148,8 @@ func (m *Machine) Step(now Instant, in *Input) []Effect {
 		m.pinCutDone(in)
 	case OpCutPinFailed:
 		m.pinCutFailed(in)
+	case OpOrphaned, OpOrphanFailed:
+		m.deferred(in)
 	case OpSeize:
 		m.seize(in)
 	case OpOpenSession:

@@ -46,6 +46,7 @@ type mPin struct {
 	session SessionID
 	context ContextID
 	r       extent.Range
+	gone    [modelBlocks]bool // what is orphaned
 	cut     bool
 	step    CutStep // that is being tried
 	until   Instant
@@ -70,6 +71,8 @@ type mRequest struct {
 	lease       *mLease
 	holders     []SessionID
 	asked       map[*mLease]*mBreak
+	pin         *mPin // that is being orphaned, and what of it
+	part        extent.Range
 }
 
 type mBreak struct{ start, deadline Instant }
@@ -118,7 +121,7 @@ func (l *mLease) touches(r extent.Range, test func(pieceState) bool) bool {
 func anyState(pieceState) bool { return true }
 
 func (md *model) pinned(l *mLease) bool {
-	return slices.ContainsFunc(md.pins, func(p *mPin) bool { return p.lease == l })
+	return slices.ContainsFunc(md.pins, func(p *mPin) bool { return p.lease == l && p.in(everything) })
 }
 
 // ranges of a request.
@@ -205,7 +208,7 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 			continue
 		}
 		for _, r := range q.ranges() {
-			if !p.r.Overlaps(r) {
+			if !p.in(r) {
 				continue
 			}
 			alone := p.session == q.session && p.lease.sole() == q.session
@@ -245,12 +248,14 @@ func (md *model) judge(q *mRequest) (verdictKind, syscall.Errno) {
 			return refused, syscall.EBUSY
 		}
 		return clearWay, 0
-	case ownPins && !q.dropOwn && (!otherPins || q.onHold == Wait || q.onHold == Revoke):
+	case ownPins && !q.dropOwn && (!otherPins || q.onHold != Fail):
 		return refused, syscall.EDEADLK
 	case (held || otherPins) && q.onHold == Wait:
 		return held_, 0
-	case (held || otherPins) && q.onHold != Revoke:
+	case (held || otherPins) && q.onHold == Fail:
 		return refused, syscall.ETXTBSY
+	case otherPins && q.onHold == Defer && !md.behind(q):
+		return orphans, 0
 	case md.behind(q), (conflicting || otherPins) && md.crowded(q):
 		return afterThat, 0
 	case conflicting, otherPins:
@@ -297,7 +302,7 @@ func (md *model) serve() {
 		}
 	}
 	for _, q := range slices.Clone(md.requests) {
-		if q.state == applying || len(q.asked) > 0 {
+		if q.state >= deferring || len(q.asked) > 0 {
 			continue // a break goes on until all have answered
 		}
 		if q.abandoned {
@@ -332,6 +337,9 @@ func (md *model) act(q *mRequest, kind verdictKind, errno syscall.Errno) bool {
 			return true
 		}
 		return false
+	case orphans:
+		q.state, q.holders = deferring, nil
+		return true
 	case conflict:
 		q.state, q.holders = breaking, nil
 		for _, l := range md.leases {
@@ -375,7 +383,7 @@ func (md *model) findHolders(q *mRequest, held bool) []SessionID {
 			}
 		}
 		for _, p := range md.pins {
-			if p.lease.file == q.file && p.r.Overlaps(q.r) && !sameSession(p.session, q.session) {
+			if p.lease.file == q.file && p.in(q.r) && !sameSession(p.session, q.session) {
 				ids = append(ids, p.session)
 			}
 		}

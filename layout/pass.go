@@ -42,6 +42,9 @@ func (m *Machine) claim(in *Input) {
 func (m *Machine) claimed(c *context, s *session) (to map[*pin]*lease, denied Effect) {
 	to = map[*pin]*lease{}
 	for p := c.pins; p != nil; p = p.nextOfContext {
+		if p.lease == nil {
+			continue
+		}
 		l, uncovered := p.cover(s)
 		to[p] = l
 		why := Effect{File: p.lease.file.ino, Pin: p.id, Access: p.access}
@@ -80,6 +83,9 @@ func (m *Machine) move(c *context, s *session, to map[*pin]*lease) {
 	before := c.session
 	var left []*lease
 	for p := c.pins; p != nil; p = p.nextOfContext {
+		if p.lease == nil { // what is orphaned goes with the context
+			continue
+		}
 		p.leave()
 		if p.lease != to[p] && !slices.Contains(left, p.lease) {
 			left = append(left, p.lease)
@@ -89,8 +95,10 @@ func (m *Machine) move(c *context, s *session, to map[*pin]*lease) {
 	s.contexts++
 	m.emit(Effect{Kind: Claimed, Context: c.id, Session: s.id})
 	for p := c.pins; p != nil; p = p.nextOfContext {
-		p.under(to[p])
-		m.emit(p.effect(Moved))
+		if p.lease != nil {
+			p.under(to[p])
+			m.emit(p.effect(Moved))
+		}
 	}
 	var files []*file
 	for _, l := range to {

@@ -101,7 +101,7 @@ func (p *pair) claim(t *rapid.T) {
 	p.md.remember()
 	to := map[*mPin]*mLease{}
 	for _, pn := range p.md.pins {
-		if pn.context == c {
+		if pn.context == c && pn.in(everything) {
 			to[pn] = p.md.cover(pn, s)
 		}
 	}
@@ -117,9 +117,14 @@ func (p *pair) claim(t *rapid.T) {
 	}
 	p.md.contexts[c] = s
 	var left []*mLease
+	for _, pn := range p.md.pins {
+		if pn.context == c {
+			pn.session = s
+		}
+	}
 	for pn, l := range to {
 		left = append(left, pn.lease)
-		pn.lease, pn.session = l, s
+		pn.lease = l
 	}
 	for _, l := range left {
 		if l.closed && !p.md.pinned(l) {

@@ -13,7 +13,9 @@ type pin struct {
 	context       *context
 	r             extent.Range
 	access        Access
-	cut           *pinCut // nil unless it is being cut
+	parts         []extent.Range // what of r is covered by the lease; nil: all, the rest is orphaned
+	was           orphaned       // of one that is orphaned as a whole, whose lease is nil
+	cut           *pinCut        // nil unless it is being cut
 	prevOfLease   *pin
 	nextOfLease   *pin
 	prevOfContext *pin
@@ -72,14 +74,32 @@ func (p *pin) under(l *lease) {
 	s.pins = p
 	s.npins++
 	p.context.session.pins++
-	it := item[pin]{key: key{p.r.Off, uint64(p.id)}, end: p.r.End, val: p, owner: p.context.session.slot, class: 1 << any_}
-	l.file.pins.insert(&it)
+	p.plant(l)
+}
+
+// plant puts what the lease covers of the pin in the tree of its file.
+func (p *pin) plant(l *lease) {
+	p.each(func(r extent.Range) {
+		it := item[pin]{key: key{r.Off, uint64(p.id)}, end: r.End, val: p, owner: p.context.session.slot, class: 1 << any_}
+		l.file.pins.insert(&it)
+	})
+}
+
+// each calls fn for what the lease covers of the pin.
+func (p *pin) each(fn func(extent.Range)) {
+	if p.parts == nil {
+		fn(p.r)
+		return
+	}
+	for _, r := range p.parts {
+		fn(r)
+	}
 }
 
 // leave takes the pin out of its lease, and of the tree.
 func (p *pin) leave() {
 	l := p.lease
-	l.file.pins.remove(p.r.Off, uint64(p.id))
+	p.each(func(r extent.Range) { l.file.pins.remove(r.Off, uint64(p.id)) })
 	if p.prevOfLease != nil {
 		p.prevOfLease.nextOfLease = p.nextOfLease
 	} else {
@@ -93,10 +113,14 @@ func (p *pin) leave() {
 }
 
 func (p *pin) effect(kind EffectKind) Effect {
-	return Effect{
-		Kind: kind, Pin: p.id, Lease: p.lease.id, Context: p.context.id, File: p.lease.file.ino,
+	e := Effect{
+		Kind: kind, Pin: p.id, Lease: p.was.lease, Context: p.context.id, File: p.was.file,
 		Session: p.context.session.id, Range: p.r, Access: p.access,
 	}
+	if p.lease != nil {
+		e.Lease, e.File = p.lease.id, p.lease.file.ino
+	}
+	return e
 }
 
 // pinBarred reports whether a pin would conflict with a break or with a request that came earlier, also the session's own:
@@ -128,7 +152,9 @@ func (m *Machine) unpin(in *Input) {
 	case in.Session != 0 && p.context.session.id != in.Session:
 		m.deny(in, syscall.EPERM, "the pin belongs to another session")
 	default:
-		m.progress(p.lease, p.r)
+		if p.lease != nil {
+			m.progress(p.lease, p.r)
+		}
 		m.dropPin(p)
 	}
 }
@@ -137,6 +163,9 @@ func (m *Machine) unpin(in *Input) {
 func (m *Machine) dropPin(p *pin) {
 	l := p.lease
 	m.removePin(p)
+	if l == nil {
+		return
+	}
 	m.sweep(l)
 	m.unpinned(l)
 	m.settle(l)
@@ -148,7 +177,9 @@ func (m *Machine) removePin(p *pin) {
 		m.timers.stop(&p.cut.timer)
 	}
 	delete(m.pins, p.id)
-	p.leave()
+	if p.lease != nil {
+		p.leave()
+	}
 	if p.prevOfContext != nil {
 		p.prevOfContext.nextOfContext = p.nextOfContext
 	} else {

@@ -36,7 +36,7 @@ func checkPair(t *rapid.T) {
 		"acquire": p.acquire, "acquire2": p.acquire, "return": p.giveBack, "close": p.closeLease, "modify": p.modify, "mapped": p.mapped,
 		"pin": p.pin, "unpin": p.unpin, "break": p.change, "break2": p.change, "done": p.done, "abandon": p.abandon,
 		"detached": p.detached, "tick": p.tick, "end": p.endSession, "close context": p.closeContext,
-		"share": p.share, "claim": p.claim, "cut done": p.detached, "pin cut": p.pinCut, "seize": p.seize, "": p.compare,
+		"share": p.share, "claim": p.claim, "cut done": p.detached, "pin cut": p.pinCut, "seize": p.seize, "orphan": p.orphan, "orphan2": p.orphan, "": p.compare,
 	})
 }
 
@@ -67,6 +67,7 @@ func (p *pair) drawLease(t *rapid.T) *mLease {
 // step runs the input, lets the model serve its requests, and compares the answers.
 func (p *pair) step(in Input) {
 	p.md.serve()
+	var orphans []string
 	var got []mAnswer
 	var leases []LeaseID
 	var asks []string
@@ -93,6 +94,8 @@ func (p *pair) step(in Input) {
 			got = append(got, mAnswer{Denied, id, e.Errno})
 		case Queued:
 			name = id
+		case Orphan:
+			orphans = append(orphans, fmt.Sprintf("pin %d %v for request %d", e.Pin, e.Range, id))
 		case Notify:
 			asks = append(asks, fmt.Sprintf("lease %d for request %d: %v", e.Lease, id, e.Ask))
 		}
@@ -120,6 +123,7 @@ func (p *pair) step(in Input) {
 		q.queued = q.queued || q.state != applying
 	}
 	p.compareAsks(asks)
+	p.compareOrphans(orphans)
 }
 
 // compareAsks checks invariant 6: every holder in the way is told, not only one, and each once.
@@ -181,10 +185,10 @@ func (p *pair) compare(t *rapid.T) {
 		}
 	}
 	for _, pn := range p.m.Pins(0) {
-		got = append(got, fmt.Sprintf("pin %d %d %d %v %v %v %v", pn.ID, pn.Lease, pn.Session, pn.Range, pn.Cutting, pn.Step, pn.Deadline))
+		got = append(got, fmt.Sprintf("pin %d %d %d %v %v %v %v", pn.ID, pn.Lease, pn.Session, pn.Range, pn.Cutting, pn.Step, pn.Deadline)+fmt.Sprint(orphanedBlocks(pn.Orphaned)))
 	}
 	for _, pn := range p.md.pins {
-		want = append(want, fmt.Sprintf("pin %d %d %d %v %v %v %v", pn.id, pn.lease.id, pn.session, pn.r, pn.cut, pn.step, pn.until))
+		want = append(want, fmt.Sprintf("pin %d %d %d %v %v %v %v", pn.id, pn.lease.id, pn.session, pn.r, pn.cut, pn.step, pn.until)+fmt.Sprint(pn.gone))
 	}
 	slices.Sort(got)
 	slices.Sort(want)
@@ -227,7 +231,7 @@ func (p *pair) change(t *rapid.T) {
 	in := Input{
 		Op: OpBreak, Session: SessionID(rapid.IntRange(0, 3).Draw(t, "session")), File: extent.Ino(1 + rapid.IntRange(0, 4).Draw(t, "file")/4),
 		Range: p.drawRange(t), Class: rapid.SampledFrom([]Class{Subtractive, Subtractive, Subtractive, Additive, Moving}).Draw(t, "class"),
-		OnHold: rapid.SampledFrom([]OnHold{Fail, Wait, Revoke, Revoke}).Draw(t, "on hold"), DropOwn: rapid.IntRange(0, 5).Draw(t, "drop own") == 0,
+		OnHold: rapid.SampledFrom([]OnHold{Fail, Wait, Revoke, Revoke, Defer}).Draw(t, "on hold"), DropOwn: rapid.IntRange(0, 5).Draw(t, "drop own") == 0,
 	}
 	q := &mRequest{kind: changing, file: in.File, session: in.Session, r: in.Range, class: in.Class, onHold: in.OnHold}
 	if in.DropOwn && in.Class == Subtractive {
@@ -268,7 +272,7 @@ func (p *pair) giveBack(t *rapid.T) {
 	l, r := p.drawLease(t), p.drawRange(t)
 	in := Input{Op: OpReturn, Session: rapid.SampledFrom(l.holders).Draw(t, "holder"), Lease: l.id, Range: r}
 	p.md.remember()
-	if slices.ContainsFunc(p.md.pins, func(pn *mPin) bool { return pn.lease == l && pn.r.Overlaps(r) }) {
+	if slices.ContainsFunc(p.md.pins, func(pn *mPin) bool { return pn.lease == l && pn.in(r) }) {
 		p.md.told = append(p.md.told, mAnswer{Denied, 0, syscall.EBUSY})
 	} else {
 		p.md.giveBack(l, r)
@@ -422,7 +426,7 @@ func (p *pair) abandon(t *rapid.T) {
 	}
 	q := rapid.SampledFrom(ids).Draw(t, "request")
 	p.md.remember()
-	if q.state == breaking {
+	if q.state == breaking || q.state == deferring {
 		q.abandoned = true
 	} else {
 		p.md.requests = slices.DeleteFunc(p.md.requests, func(o *mRequest) bool { return o == q })

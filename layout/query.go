@@ -61,11 +61,13 @@ func (l *lease) info() LeaseInfo {
 func (m *Machine) Pins(file extent.Ino) []PinInfo {
 	var infos []PinInfo
 	for _, p := range m.pins {
-		if file == 0 || p.lease.file.ino == file {
+		e := p.effect(0)
+		if file == 0 || e.File == file {
 			i := PinInfo{
-				ID: p.id, File: p.lease.file.ino, Lease: p.lease.id, Context: p.context.id, Session: p.context.session.id,
+				ID: p.id, File: e.File, Lease: e.Lease, Context: p.context.id, Session: p.context.session.id,
 				Range: p.r, Access: p.access, Unattended: p.context.session.dead,
 			}
+			i.Orphaned = p.orphaned()
 			if p.cut != nil {
 				i.Cutting, i.Step, i.Tries, i.Deadline = true, p.cut.step, p.cut.tries, p.cut.at
 			}
@@ -74,6 +76,21 @@ func (m *Machine) Pins(file extent.Ino) []PinInfo {
 	}
 	slices.SortFunc(infos, func(a, b PinInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return infos
+}
+
+// orphaned returns what of the pin no file has any more.
+func (p *pin) orphaned() (rs []extent.Range) {
+	pos := p.r.Off
+	p.each(func(r extent.Range) {
+		if r.Off > pos {
+			rs = append(rs, extent.Range{Off: pos, End: r.Off})
+		}
+		pos = r.End
+	})
+	if pos < p.r.End {
+		rs = append(rs, extent.Range{Off: pos, End: p.r.End})
+	}
+	return rs
 }
 
 // Use returns how many leases, contexts and pins a session has here.

@@ -20,9 +20,10 @@ const (
 type requestState uint8
 
 const (
-	waiting  requestState = iota // behind an earlier one, or for holds to go
-	breaking                     // its barrier stands, holders were asked
-	applying                     // a change that was let go on, until OpDone
+	waiting   requestState = iota // behind an earlier one, or for holds to go
+	breaking                      // its barrier stands, holders were asked
+	deferring                     // its barrier stands, pins in its way are being orphaned
+	applying                      // a change that was let go on, until OpDone
 )
 
 // request is an acquire, a modify or a change that is not done with. Those of a file are listed in the order in which
@@ -219,8 +220,11 @@ func (m *Machine) submit(q *request, noWait bool) {
 		Kind: Queued, File: q.file.ino, Range: q.r, Request: q.requestID(), Change: q.changeID(), Session: q.session,
 		Lease: q.lease, Class: q.class, Reason: v.reason,
 	})
-	if v.kind == conflict {
+	switch v.kind {
+	case conflict:
 		m.begin(q)
+	case orphans:
+		m.deferPin(q)
 	}
 }
 
@@ -239,7 +243,7 @@ func (m *Machine) wait(q *request, v verdict) bool {
 func (m *Machine) advance(f *file) {
 	for q := f.head; q != nil; {
 		next := q.next
-		if q.state != applying && q.open == 0 {
+		if q.state < deferring && q.open == 0 {
 			m.again(q)
 		}
 		q = next
@@ -259,6 +263,8 @@ func (m *Machine) again(q *request) {
 		m.complete(q)
 	case conflict:
 		m.begin(q)
+	case orphans:
+		m.deferPin(q)
 	default:
 		m.wait(q, v)
 	}
@@ -316,7 +322,7 @@ func (m *Machine) abandon(in *Input) {
 		return
 	}
 	f := q.file
-	if q.state == breaking {
+	if q.state == breaking || q.state == deferring {
 		m.orphan(q)
 		return
 	}

@@ -38,6 +38,10 @@ const (
 	OpCutPinDone
 	// OpCutPinFailed{Pin, Step, Reason} answers CutPin: the next step is tried, or all of them later.
 	OpCutPinFailed
+	// OpOrphaned{File, Change, Pin, Range} answers Orphan.
+	OpOrphaned
+	// OpOrphanFailed{File, Change, Pin, Reason} answers Orphan: the change is refused.
+	OpOrphanFailed
 	// OpSeize{Lease} takes the lease from its holder at once, unbreakable or pinned: Cut, and CutPin where need be.
 	OpSeize
 	// OpRegister{Session, Context, Can} makes a context known.
@@ -154,9 +158,11 @@ const (
 	// Persist{Lease} is the place of durable exposure: write the lease to the store BEFORE its blocks are exposed to what
 	// the server cannot cut by dying. Not emitted yet.
 	Persist
-	// Orphan{Pin, Range} is the place of on_hold = defer: the blocks stay charged to the pin after their file gave them up.
-	// Not emitted yet.
+	// Orphan{Change, Pin, Lease, Context, File, Range}: have the file give up what the pin keeps of the range, windows too, THEN answer
+	// OpOrphaned, before which the change does not go on.
 	Orphan
+	// Orphaned{Pin, Lease, Context, File, Range}: the pin keeps the range without file and lease.
+	Orphaned
 )
 
 // Effect is one thing to be done. Which fields count is said at each kind. The answer to the input itself, if it has one

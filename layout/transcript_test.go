@@ -56,7 +56,8 @@ func (d *driver) run(t *testing.T, td *datadriven.TestData) string {
 	op, ok := map[string]Op{
 		"open-session": OpOpenSession, "end-session": OpEndSession, "acquire": OpAcquire, "modify": OpModify,
 		"return": OpReturn, "close-lease": OpCloseLease, "mapped": OpMapped, "unmapped": OpUnmapped,
-		"unmap-failed": OpUnmapFailed, "cut-done": OpCutDone, "cut-failed": OpCutFailed, "cut-pin-done": OpCutPinDone, "cut-pin-failed": OpCutPinFailed, "seize": OpSeize, "register": OpRegister,
+		"unmap-failed": OpUnmapFailed, "cut-done": OpCutDone, "cut-failed": OpCutFailed, "cut-pin-done": OpCutPinDone, "cut-pin-failed": OpCutPinFailed, "seize": OpSeize, "orphaned": OpOrphaned,
+		"orphan-failed": OpOrphanFailed, "register": OpRegister,
 		"close-context": OpCloseContext, "pin": OpPin, "unpin": OpUnpin, "break": OpBreak, "done": OpDone,
 		"abandon": OpAbandon, "tick": OpTick, "claim": OpClaim, "share": OpShare, "restore": OpRestore, "resume": OpResume,
 	}[td.Cmd]
@@ -148,7 +149,7 @@ func (d *driver) arg(in *Input, arg datadriven.CmdArg) error {
 func effectName(k EffectKind) string {
 	return []string{
 		"", "granted", "modified", "denied", "queued", "proceed", "refused", "notify", "timed-out", "returned", "unmap", "cut", "cut-pin",
-		"step-failed", "revoked", "released", "transferred", "pinned", "unpinned", "claimed", "moved", "joined", "left", "ended", "persist", "orphan",
+		"step-failed", "revoked", "released", "transferred", "pinned", "unpinned", "claimed", "moved", "joined", "left", "ended", "persist", "orphan", "orphaned",
 	}[k]
 }
 
@@ -243,6 +244,9 @@ func renderPins(ps []PinInfo) string {
 		fmt.Fprintf(&b, "pin=%d file=%d lease=%d context=%d session=%d %v %v", p.ID, p.File, p.Lease, p.Context, p.Session, p.Range, p.Access)
 		if p.Unattended {
 			b.WriteString(" unattended")
+		}
+		if p.Orphaned != nil {
+			fmt.Fprintf(&b, " orphaned=%v", p.Orphaned)
 		}
 		if p.Cutting {
 			fmt.Fprintf(&b, " cutting step=%v tries=%d until=%v", p.Step, p.Tries, time.Duration(p.Deadline))

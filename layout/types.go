@@ -75,7 +75,7 @@ const (
 	Wait
 	// Revoke asks, waits for the break time, then cuts, pins too.
 	Revoke
-	// Defer lets the blocks become orphans of their pins. Not built yet: EOPNOTSUPP.
+	// Defer lets the blocks become orphans of their pins, and asks for the leases.
 	Defer
 )
 
@@ -279,10 +279,11 @@ type PinInfo struct {
 	Range      extent.Range
 	Access     Access
 	Unattended bool
-	Cutting    bool    // its lease was taken away, the context has still to let go
-	Step       CutStep // that is being tried, 0 until the next try
-	Tries      int     // in which all steps failed
-	Deadline   Instant // of the step, or when the next try begins
+	Orphaned   []extent.Range // what of it no file has any more
+	Cutting    bool           // its lease was taken away, the context has still to let go
+	Step       CutStep        // that is being tried, 0 until the next try
+	Tries      int            // in which all steps failed
+	Deadline   Instant        // of the step, or when the next try begins
 }
 
 // Blocker is one thing that stands, or would stand, in the way of a change.

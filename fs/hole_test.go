@@ -133,8 +133,6 @@ func TestHoleInWindowOfFullVolume(t *testing.T) {
 	hog := r.file("hog", nil)
 	r.must(r.Fallocate(ctx, Caller{}, hog, 0, 0, r.vol.Statfs().Free-2*block))
 
-	_, err := r.Write(ctx, Caller{}, ino, make([]byte, 3*block), 0, false, false)
-	wantErr(t, err, syscall.ENOSPC, "write into the hole")
 	wantErr(t, r.Fallocate(ctx, Caller{}, ino, 0, 0, 3*block), syscall.ENOSPC, "allocate the hole")
 	writer := r.session(4712)
 	lw := writer.lease(ino, all, layout.Write)
@@ -156,10 +154,15 @@ func TestHoleInWindowOfFullVolume(t *testing.T) {
 	if got := r.allocated(ino); len(got) != 1 || got[0] != rng(2*block, 3*block) {
 		t.Errorf("allocated is %v", got)
 	}
+	if n, err := r.Write(ctx, Caller{}, ino, bytes.Repeat([]byte("short"), block), 2*block, false, false); n != 2*block || err != nil {
+		t.Errorf("write of five blocks with room for one more: %d bytes, %v", n, err)
+	}
+	_, err := r.Write(ctx, Caller{}, ino, make([]byte, 3*block), 4*block, false, false)
+	wantErr(t, err, syscall.ENOSPC, "write into the hole")
 	h.release(l)
 	writer.release(lw)
 	want := make([]byte, all.End)
-	copy(want[2*block:], "fits")
+	copy(want[2*block:], bytes.Repeat([]byte("short"), block)[:2*block])
 	if got := r.content(ino); !bytes.Equal(got, want) {
 		t.Errorf("content differs at %d", firstDiff(got, want))
 	}

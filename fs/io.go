@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -73,8 +74,8 @@ func (f *FS) read(ino extent.Ino, p []byte, off int64, access bool) (int, error)
 	return n, err
 }
 
-// Write writes p at off, or at the end of file if appending, and returns len(p)
-// or an error. writeback says that it is a page of a memory mapping, written when
+// Write writes p at off, or at the end of file if appending, and returns how much: where
+// there is no room for all of it what there is room for. writeback says that it is a page of a memory mapping, written when
 // the kernel saw fit: that must not undo what a holder of a write lease wrote
 // directly meanwhile, and is EIO.
 func (f *FS) Write(ctx context.Context, c Caller, ino extent.Ino, p []byte, off int64, appending, writeback bool) (int, error) {
@@ -90,12 +91,9 @@ func (f *FS) Write(ctx context.Context, c Caller, ino extent.Ino, p []byte, off 
 		c = f.speaker(c, ino, extent.Range{Off: off, End: off + int64(len(p))})
 	}
 	w := write{f: f, i: i, c: c, p: p, off: off, appending: appending, writeback: writeback}
-	done, err := w.overwrite()
-	if !done && err == nil {
-		err = f.change(ctx, c, i, w.plan, w.apply)
-	}
-	if w.caps {
-		err = f.killedCapabilities(i, err)
+	err = w.do(ctx)
+	if errors.Is(err, syscall.ENOSPC) && !writeback {
+		return w.some(ctx, err)
 	}
 	return w.written(err)
 }
@@ -109,6 +107,54 @@ type write struct {
 	off                  int64
 	appending, writeback bool
 	caps                 bool // the file may have capabilities, which go
+}
+
+// do writes all or nothing, but for errors of the device.
+func (w *write) do(ctx context.Context) error {
+	done, err := w.overwrite()
+	if !done && err == nil {
+		err = w.f.change(ctx, w.c, w.i, w.plan, w.apply)
+	}
+	if w.caps {
+		err = w.f.killedCapabilities(w.i, err)
+	}
+	return err
+}
+
+// some writes what there is room for, up to the end of a block, where there is none for all;
+// full is the error of that. What else is in the way later is for the next write to meet.
+func (w *write) some(ctx context.Context, full error) (int, error) {
+	p, start := w.p, w.off
+	if w.appending {
+		w.i.mu.RLock()
+		start = w.i.n.Attr.Size
+		w.i.mu.RUnlock()
+	}
+	lo, hi := start, start+int64(len(p)) // up to lo it is written, up to hi it cannot be
+	for {
+		end := extent.RoundDown(lo + (hi-lo)/2)
+		if end <= lo {
+			end = extent.RoundUp(lo + 1)
+		}
+		if end >= hi {
+			break
+		}
+		w.p, w.off = p[lo-start:end-start], lo
+		switch err := w.do(ctx); {
+		case err == nil:
+			lo = end
+		case errors.Is(err, syscall.ENOSPC):
+			hi = end
+		case lo > start:
+			return int(lo - start), nil
+		default:
+			return 0, err
+		}
+	}
+	if lo == start {
+		return 0, full
+	}
+	return int(lo - start), nil
 }
 
 func (w *write) written(err error) (int, error) {

@@ -28,7 +28,8 @@ func (w *World) doUnlessFull(what string, op func() error) (s span, full bool, e
 	return s, full, err
 }
 
-// Write writes n bytes at off. It returns false if there was no space.
+// Write writes n bytes at off, or as many as there is room for. It returns false if there was no
+// space for any.
 func (w *World) Write(p string, off, n int64) bool {
 	w.t.Helper()
 	f := w.file(p)
@@ -38,7 +39,10 @@ func (w *World) Write(p string, off, n int64) bool {
 	w.gen++
 	gen, r := w.gen, within(off, n)
 	s, full, err := w.doUnlessFull(fmt.Sprintf("write %s %v", p, r), func() error {
-		_, err := w.fs.Write(w.ctx, fs.Caller{}, f.ino, stamped(f.id, gen, r), off, false, false)
+		k, err := w.fs.Write(w.ctx, fs.Caller{}, f.ino, stamped(f.id, gen, r), off, false, false)
+		if err == nil {
+			r = within(off, int64(k))
+		}
 		return err
 	})
 	if full {

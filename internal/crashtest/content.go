@@ -58,17 +58,21 @@ func (w *World) Append(p string, n int64) bool {
 	return w.Write(p, w.Size(p), n)
 }
 
-// Truncate sets the size. Of a smaller one the whole blocks behind it go at once.
+// Truncate sets the size, if there is space for the edge of a shared block. Of a smaller one the
+// whole blocks behind it go at once.
 func (w *World) Truncate(p string, size int64) {
 	w.t.Helper()
 	f := w.file(p)
 	if f == nil {
 		return
 	}
-	s, err := w.do(fmt.Sprintf("truncate %s %d", p, size), func() error {
+	s, full, err := w.doUnlessFull(fmt.Sprintf("truncate %s %d", p, size), func() error {
 		_, err := w.fs.SetAttr(w.ctx, fs.Caller{}, f.ino, fs.SetAttr{Valid: fs.SetSize, Size: size})
 		return err
 	})
+	if full {
+		return
+	}
 	c := change{what: resized, size: size}
 	if size < f.size {
 		c.what, c.r = zeroed, extent.Range{Off: size, End: extent.Inf}
@@ -77,7 +81,7 @@ func (w *World) Truncate(p string, size int64) {
 	w.changed(f, s, err, c)
 }
 
-// Punch makes a hole. Its whole blocks go at once.
+// Punch makes a hole, if there is space for the edges of shared blocks. Its whole blocks go at once.
 func (w *World) Punch(p string, off, n int64) {
 	w.t.Helper()
 	f := w.file(p)
@@ -85,9 +89,12 @@ func (w *World) Punch(p string, off, n int64) {
 		return
 	}
 	r := within(off, n)
-	s, err := w.do(fmt.Sprintf("punch %s %v", p, r), func() error {
+	s, full, err := w.doUnlessFull(fmt.Sprintf("punch %s %v", p, r), func() error {
 		return w.fs.Fallocate(w.ctx, fs.Caller{}, f.ino, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	})
+	if full {
+		return
+	}
 	w.changed(f, s, err, change{what: zeroed, r: r, once: r.RoundIn(), size: f.size})
 }
 

@@ -135,23 +135,44 @@ func (f *fileModel) at(cut int) (durable, begun int) {
 // verify holds what a crash at cut left against the promises: the content, and where
 // the last block ends.
 func (f *fileModel) verify(got []byte, blocks int64, cut int) error {
-	first, begun := f.at(cut)
+	first, all := f.at(cut)
+	begun := all
 	// What was edited is the one or the other.
 	for i := begun - 1; i >= first; i-- {
 		if f.changes[i].what != edited {
 			continue
 		}
-		if f.verifySince(got, blocks, i+1, begun) == nil {
+		if f.verifySince(got, blocks, i+1, begun, f.inPlace(begun, all)) == nil {
 			return nil
 		}
 		begun = i
 	}
-	return f.verifySince(got, blocks, first, begun)
+	return f.verifySince(got, blocks, first, begun, f.inPlace(begun, all))
+}
+
+// inPlace returns what the changes from begun to all may have done to blocks that the file had, though
+// no record says so: overwritten them, and zeroed parts of them.
+func (f *fileModel) inPlace(begun, all int) (out []change) {
+	for _, c := range f.changes[begun:all] {
+		switch c.what {
+		case wrote:
+			out = append(out, c)
+		case zeroed:
+			if c.once.Empty() { // it keeps its blocks, as a write does
+				out = append(out, c)
+				continue
+			}
+			head, tail := c, c
+			head.r.End, tail.r.Off = c.once.Off, c.once.End
+			out = append(out, head, tail)
+		}
+	}
+	return out
 }
 
 // verifySince is verify for a file whose changes before first are durable, and those
-// from begun on not there.
-func (f *fileModel) verifySince(got []byte, blocks int64, first, begun int) error {
+// from begun on not there but for what they have done in place.
+func (f *fileModel) verifySince(got []byte, blocks int64, first, begun int, inPlace []change) error {
 	durable := f.content(first)
 	var since []change
 	for _, c := range f.changes[first:begun] {
@@ -167,7 +188,7 @@ func (f *fileModel) verifySince(got []byte, blocks int64, first, begun int) erro
 	if last < 0 && size != int64(len(durable)) {
 		return fmt.Errorf("file %d: size %d, was %d: %w", f.id, size, len(durable), ErrLost)
 	}
-	if err := f.verifyBytes(got, durable, since); err != nil {
+	if err := f.verifyBytes(got, durable, slices.Concat(since, inPlace)); err != nil {
 		return err
 	}
 	for i := range since {
@@ -282,7 +303,7 @@ func (n *names) verify(got tree, cut int) error {
 	}
 	have := got.String()
 	for i, m := range n.moments {
-		if i > 0 && !m.began(cut) {
+		if i > first && !m.began(cut) {
 			break
 		}
 		if i >= first && m.tree == have {

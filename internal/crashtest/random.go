@@ -79,7 +79,7 @@ func (r *random) step() {
 		return
 	}
 	off, n := r.place()
-	switch r.rng.IntN(16) {
+	switch r.rng.IntN(21) {
 	case 0, 1, 2:
 		r.Write(f, off, n)
 	case 3:
@@ -112,6 +112,46 @@ func (r *random) step() {
 		}
 	case 15:
 		r.fragment(f, off&^(block-1))
+	case 16:
+		r.clone(f, r.pick(true), off&^(block-1))
+	case 17:
+		r.shift(f, off&^(block-1), (n+block-1)&^(block-1))
+	case 18:
+		r.Zero(f, off, n)
+	case 19:
+		if g := r.pick(true); g != f {
+			r.Exchange(f, g)
+		}
+	case 20:
+		if r.rng.IntN(8) == 0 {
+			r.Grow(8 * block)
+		}
+	}
+}
+
+// clone shares blocks of a file, with another one or within it.
+func (r *random) clone(from, to string, at int64) {
+	blocks := min(r.Size(from), randomMax) / block
+	if blocks == 0 {
+		return
+	}
+	off := r.rng.Int64N(blocks)
+	n := 1 + r.rng.Int64N(blocks-off)
+	if r.tree[from].ino == r.tree[to].ino { // not over itself
+		n = min(n, max(at/block-off, off-at/block))
+	}
+	if n > 0 {
+		r.Clone(from, off*block, to, at, n*block)
+	}
+}
+
+// shift takes blocks out of a file, or puts some in.
+func (r *random) shift(f string, off, n int64) {
+	switch size := r.Size(f); {
+	case off+n < size && r.rng.IntN(2) == 0:
+		r.Collapse(f, off, n)
+	case off < size && size < randomMax:
+		r.Insert(f, off, n)
 	}
 }
 

@@ -64,8 +64,8 @@ func (w *World) shift(p string, mode uint32, r extent.Range, by int64, edit func
 	w.durable(s, err, f)
 }
 
-// Zero makes a range zeros that keeps its blocks. It may be half done until it is
-// durable, as a write.
+// Zero makes a range zeros that keeps its blocks, if there is space for them. It may be half done
+// until it is durable, as a write.
 func (w *World) Zero(p string, off, n int64) {
 	w.t.Helper()
 	f := w.file(p)
@@ -73,9 +73,12 @@ func (w *World) Zero(p string, off, n int64) {
 		return
 	}
 	r := within(off, n)
-	s, err := w.do(fmt.Sprintf("zero %s %v", p, r), func() error {
+	s, full, err := w.doUnlessFull(fmt.Sprintf("zero %s %v", p, r), func() error {
 		return w.fs.Fallocate(w.ctx, fs.Caller{}, f.ino, unix.FALLOC_FL_ZERO_RANGE, off, n)
 	})
+	if full {
+		return
+	}
 	w.changed(f, s, err, change{what: zeroed, r: r, size: max(f.size, off+n)})
 }
 

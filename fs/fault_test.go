@@ -8,27 +8,38 @@ import (
 	"holdfast/internal/sim"
 )
 
-// TestFaults lets each read, write and flush of short workloads fail in turn.
+// TestFaults lets each read, write and flush of short workloads fail in turn: that one, or all of its kind
+// from then on, which is begun at every third.
 func TestFaults(t *testing.T) {
 	for _, wl := range crashtest.Workloads() {
 		for _, on := range []crashtest.Fault{
 			{Device: true, Kind: sim.Read}, {Device: true, Kind: sim.Write}, {Device: true, Kind: sim.Flush},
 			{Kind: sim.Read}, {Kind: sim.Write}, {Kind: sim.Flush}, {Kind: sim.Naming},
 		} {
-			t.Run(fmt.Sprintf("%s/%v/device=%v", wl.Name, on.Kind, on.Device), func(t *testing.T) {
-				t.Parallel()
+			for _, lasting := range []bool{false, true} {
 				f := on
-				step := 1
-				if testing.Short() {
-					step = 20
-				}
-				for more := true; more; f.N += step {
-					var err error
-					if more, err = f.Try(t, wl, crashtest.Options{}); err != nil {
-						t.Fatal(err)
-					}
-				}
-			})
+				f.Lasting = lasting
+				t.Run(fmt.Sprintf("%s/%v/device=%v/lasting=%v", wl.Name, on.Kind, on.Device, lasting), func(t *testing.T) {
+					t.Parallel()
+					testFault(t, wl, f)
+				})
+			}
+		}
+	}
+}
+
+func testFault(t *testing.T, wl crashtest.Workload, f crashtest.Fault) {
+	step := 1
+	switch {
+	case testing.Short():
+		step = 20
+	case f.Lasting:
+		step = 3
+	}
+	for more := true; more; f.N += step {
+		var err error
+		if more, err = f.Try(t, wl, crashtest.Options{}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

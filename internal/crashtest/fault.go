@@ -16,18 +16,22 @@ import (
 	"holdfast/volume"
 )
 
-// Fault is one operation of the disk that fails with EIO: the N-th of its kind. All
-// others go well, before and after.
+// Fault is one operation of the disk that fails with EIO: the N-th of its kind. If it lasts, all of
+// its kind do from then on. All others go well, before and after.
 type Fault struct {
-	Device bool
-	Kind   sim.OpKind
-	N      int
+	Device  bool
+	Kind    sim.OpKind
+	N       int
+	Lasting bool
 }
 
 func (f Fault) String() string {
 	on := "store"
 	if f.Device {
 		on = "device"
+	}
+	if f.Lasting {
+		return fmt.Sprintf("all %ss of the %s from number %d on", f.Kind, on, f.N)
 	}
 	return fmt.Sprintf("%v of the %s, number %d", f.Kind, on, f.N)
 }
@@ -43,13 +47,15 @@ type fuse struct {
 func (f *fuse) hook(o sim.Op) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if o.Device() != f.Device || o.Kind != f.Kind || f.hit != nil {
+	if o.Device() != f.Device || o.Kind != f.Kind || f.hit != nil && !f.Lasting {
 		return nil
 	}
 	if f.left--; f.left >= 0 {
 		return nil
 	}
-	f.hit = &o
+	if f.hit == nil {
+		f.hit = &o
+	}
 	return syscall.EIO
 }
 

@@ -1,6 +1,7 @@
 package fuse_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -76,6 +77,18 @@ func testPosixTimes(t *testing.T, dir string) {
 		{"punch", func(d, f string) error {
 			return fallocate(f, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096)
 		}, "mc"},
+		{"fallocate within", func(d, f string) error { return fallocate(f, 0, 0, 5) }, "c"},
+		{"fallocate behind the end", func(d, f string) error { return fallocate(f, unix.FALLOC_FL_KEEP_SIZE, 0, 1<<20) }, "c"},
+		{"zero", func(d, f string) error { return fallocate(f, unix.FALLOC_FL_ZERO_RANGE, 0, 4096) }, "mc"},
+		{"copy_file_range to it", func(d, f string) error { return copyRange(d+"/source", f) }, "mc"},
+		{"copy_file_range from it", func(d, f string) error { return copyRange(f, dir+"/copy") }, ""},
+		{"store through a mapping", storeMapped, "amc"},
+		{"flock", func(d, f string) error {
+			return withFile(f, unix.O_RDWR, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) })
+		}, ""},
+		{"utimes of the modification alone", func(d, f string) error {
+			return unix.UtimesNanoAt(unix.AT_FDCWD, f, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}, 0)
+		}, "mc"},
 		{"chmod", func(d, f string) error { return unix.Chmod(f, 0o600) }, "c"},
 		{"chmod to the same", func(d, f string) error { return unix.Chmod(f, 0o644) }, "c"},
 		{"chown", func(d, f string) error { return unix.Chown(f, os.Getuid(), os.Getgid()) }, "c"},
@@ -86,12 +99,30 @@ func testPosixTimes(t *testing.T, dir string) {
 		{"chown of a directory to nobody", func(d, f string) error { return unix.Chown(d, -1, -1) }, "C"},
 		{"utimes of now", func(d, f string) error { return unix.UtimesNanoAt(unix.AT_FDCWD, f, nil, 0) }, "amc"},
 		{"setxattr", func(d, f string) error { return unix.Setxattr(f, "user.x", nil, 0) }, "c"},
+		{"getxattr of none", func(d, f string) error { unix.Getxattr(f, "user.x", nil); return nil }, ""},
+		{"removexattr of none", func(d, f string) error { unix.Removexattr(f, "user.x"); return nil }, ""},
+		{"setxattr and removexattr of a directory", func(d, f string) error {
+			return errors.Join(unix.Setxattr(d, "user.x", nil, 0), unix.Removexattr(d, "user.x"))
+		}, "C"},
 		{"fsync", func(d, f string) error { return withFile(f, unix.O_RDWR, unix.Fsync) }, ""},
 		{"link", func(d, f string) error { return os.Link(f, d+"/g") }, "cMC"},
 		{"unlink of one name", func(d, f string) error { return unlinkSecond(d, f) }, "cMC"},
 		{"rename", func(d, f string) error { return os.Rename(f, d+"/g") }, "cMC"},
 		{"rename over", func(d, f string) error { return os.Rename(d+"/other", f) }, "cMC"},
 		{"rename to itself", func(d, f string) error { return os.Rename(f, f) }, ""},
+		{"rename to another directory", func(d, f string) error { return os.Rename(f, d+"/sub/g") }, "cMC"},
+		{"rename from another directory", func(d, f string) error { return os.Rename(d+"/sub", dir+"/moved") }, "MC"},
+		{"exchange", func(d, f string) error {
+			return unix.Renameat2(unix.AT_FDCWD, f, unix.AT_FDCWD, d+"/sub", unix.RENAME_EXCHANGE)
+		}, "cMC"},
+		{"O_TMPFILE", func(d, f string) error {
+			return withFile(d, unix.O_TMPFILE|unix.O_RDWR, func(int) error { return nil })
+		}, ""},
+		{"a name for an O_TMPFILE", func(d, f string) error {
+			return withFile(d, unix.O_TMPFILE|unix.O_RDWR, func(fd int) error {
+				return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, d+"/g", unix.AT_SYMLINK_FOLLOW)
+			})
+		}, "MC"},
 		{"create", func(d, f string) error { return os.WriteFile(d+"/g", nil, 0o600) }, "MC"},
 		{"create of what is there", func(d, f string) error {
 			return withFile(f, unix.O_CREAT|unix.O_WRONLY, func(int) error { return nil })
@@ -107,6 +138,7 @@ func testPosixTimes(t *testing.T, dir string) {
 		must(t, os.MkdirAll(d+"/sub", 0o755))
 		f := d + "/f"
 		writeFile(t, f, timesContent)
+		writeFile(t, d+"/source", timesContent)
 		fd, err := unix.Open(f, unix.O_RDONLY, 0) // also when its name is gone
 		must(t, err)
 		must(t, unix.UtimesNano(f, past))
@@ -128,6 +160,30 @@ func testPosixTimes(t *testing.T, dir string) {
 }
 
 const timesContent = "0123456789"
+
+func copyRange(from, to string) error {
+	return withFile(from, unix.O_RDONLY, func(src int) error {
+		return withFile(to, unix.O_WRONLY|unix.O_CREAT, func(dst int) error {
+			n, err := unix.CopyFileRange(src, nil, dst, nil, 5, 0)
+			if err == nil && n != 5 {
+				err = fmt.Errorf("%d bytes copied", n)
+			}
+			return err
+		})
+	})
+}
+
+// storeMapped stores into a page of a mapping, which is read first.
+func storeMapped(_, f string) error {
+	return withFile(f, unix.O_RDWR, func(fd int) error {
+		p, err := unix.Mmap(fd, 0, len(timesContent), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+		if err != nil {
+			return err
+		}
+		p[0] = 'x'
+		return errors.Join(unix.Msync(p, unix.MS_SYNC), unix.Munmap(p))
+	})
+}
 
 // prepareNames gives the calls that need them a second name and another file.
 func prepareNames(d, f string) error {

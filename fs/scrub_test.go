@@ -53,6 +53,7 @@ func (r *rig) addrs(ino extent.Ino) (out []int64) {
 // TestScrub: damage is named by file and place, and what is sound is counted.
 func TestScrub(t *testing.T) {
 	r := newRig(t, withSums)
+	r.spoiled = true
 	a, b := r.file("a", make([]byte, 10*block)), r.file("b", make([]byte, 5*block+1))
 	r.must(r.Sync(ctx))
 	if s := r.scrubAll(); s.Files != 2 || s.Verified != 16*block || s.Unsummed != 0 || len(s.Damage) != 0 || s.Records < 10 {

@@ -153,7 +153,7 @@ func TestKill(t *testing.T) {
 // check runs the consistency check on the volume of a server that has ended.
 func check(t *testing.T, s *testserver.Server) {
 	t.Helper()
-	_, err := server.Check(t.Context(), s.Config, func(p volume.Problem) { t.Errorf("check: %v", p) })
+	_, err := server.Check(t.Context(), s.Config, true, func(p volume.Problem) { t.Errorf("check: %v", p) })
 	must(t, err)
 }
 

@@ -176,14 +176,14 @@ func explain(cfg Config, err error) error {
 	return fmt.Errorf("volume %s: %w", cfg.Dir, err)
 }
 
-// Check looks for problems in a volume that nobody serves, and reports each. It
-// alters nothing.
-func Check(ctx context.Context, cfg Config, report func(volume.Problem)) (volume.Summary, error) {
+// Check looks for problems in a volume that nobody serves, with data also in what
+// files hold, and reports each. It alters nothing.
+func Check(ctx context.Context, cfg Config, data bool, report func(volume.Problem)) (volume.Summary, error) {
 	if err := cfg.stopped(); err != nil {
 		return volume.Summary{}, err
 	}
 	v := &openVolume{}
-	sum, err := v.check(ctx, cfg, report)
+	sum, err := v.check(ctx, cfg, data, report)
 	if err != nil {
 		err = explain(cfg, err)
 	}
@@ -236,7 +236,7 @@ func (c *Config) stopped() error {
 	return nil
 }
 
-func (v *openVolume) check(ctx context.Context, cfg Config, report func(volume.Problem)) (volume.Summary, error) {
+func (v *openVolume) check(ctx context.Context, cfg Config, data bool, report func(volume.Problem)) (volume.Summary, error) {
 	dev, err := device.Open(cfg.Device)
 	if err != nil {
 		return volume.Summary{}, err
@@ -244,6 +244,9 @@ func (v *openVolume) check(ctx context.Context, cfg Config, report func(volume.P
 	v.dev = dev
 	if err := v.openStore(filepath.Join(cfg.Dir, metaDir), store.Options{ReadOnly: true}); err != nil {
 		return volume.Summary{}, err
+	}
+	if data {
+		return volume.CheckData(ctx, v.dev, v.st, report)
 	}
 	return volume.Check(ctx, v.dev, v.st, report)
 }

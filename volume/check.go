@@ -32,6 +32,7 @@ const (
 	BadXattr      ProblemKind = "xattr"      // extended attributes of no file, or not as many as it says
 	BadSum        ProblemKind = "checksum"   // checksums of what has none
 	BadOrphaned   ProblemKind = "orphaned"   // orphaned blocks that are none of the volume
+	BadData       ProblemKind = "data"       // content that is not what was written, or cannot be read
 )
 
 // Problem is one finding of Check.
@@ -67,6 +68,8 @@ type Summary struct {
 	Orphaned    int64 `json:"orphaned"` // no file's, but kept for who reaches them directly
 	Shared      int64 `json:"shared"`   // of what is used: what has several owners, counted once
 	Free        int64 `json:"free"`
+	Verified    int64 `json:"verified"` // what CheckData has compared, of each file
+	Unsummed    int64 `json:"unsummed"` // what it could only read
 }
 
 // String is the summary in a line for people.
@@ -80,6 +83,9 @@ func (s Summary) String() string {
 	if s.Orphaned > 0 {
 		line += fmt.Sprintf("; %d bytes are kept for holders whose files gave them up", s.Orphaned)
 	}
+	if s.Verified+s.Unsummed > 0 {
+		line += fmt.Sprintf("; %d bytes of content match their checksums, %d have none", s.Verified, s.Unsummed)
+	}
 	if s.Orphans+s.Unfinished > 0 {
 		line += fmt.Sprintf("; the next start deletes %d files without a name and finishes %d operations", s.Orphans, s.Unfinished)
 	}
@@ -91,21 +97,33 @@ func (s Summary) String() string {
 // is no damage. It alters nothing, and needs a volume that nobody has open. An
 // error means that it could not look everywhere.
 func Check(ctx context.Context, dev device.Device, st store.Reader, report func(Problem)) (Summary, error) {
-	c := &checker{ctx: ctx, st: sealedReader{st}, report: report, inodes: make(map[extent.Ino]*checkedInode)}
-	if err := c.superblocks(dev); err != nil {
+	c := newChecker(ctx, st, report)
+	if err := c.check(dev); err != nil {
 		return c.sum, fmt.Errorf("check: %w", err)
+	}
+	return c.sum, nil
+}
+
+func newChecker(ctx context.Context, st store.Reader, report func(Problem)) *checker {
+	return &checker{ctx: ctx, st: sealedReader{st}, report: report, inodes: make(map[extent.Ino]*checkedInode)}
+}
+
+// check looks at the metadata.
+func (c *checker) check(dev device.Device) error {
+	if err := c.superblocks(dev); err != nil {
+		return err
 	}
 	for _, pass := range []func() error{
 		c.readInodes, c.readOrphans, c.readIntents, c.readXattrs, c.readEntries, c.readCookies, c.readExtents, c.readHeld, c.readOwners, c.readSums, c.readExposures, c.strangers,
 		c.links, c.loops, c.counters,
 	} {
 		if err := pass(); err != nil {
-			return c.sum, fmt.Errorf("check: %w", err)
+			return err
 		}
 	}
 	c.sum.Orphaned = c.held.bytes
 	c.sum.Free = c.sum.Total - c.sum.Used - c.sum.Orphaned
-	return c.sum, nil
+	return nil
 }
 
 type checker struct {
@@ -116,6 +134,8 @@ type checker struct {
 	size   int64    // of the volume
 	summed bool     // its data have checksums
 	held   rangeSet // orphaned blocks that no file has, as far as the owners were read
+
+	strange bool // the device is not the volume's, or not all of it
 
 	inodes            map[extent.Ino]*checkedInode
 	maxIno, maxCookie uint64
@@ -153,6 +173,7 @@ func (c *checker) superblocks(dev device.Device) error {
 	c.sum.Total = s.size - dataStart
 	if _, _, err := verify(dev, c.st.Reader); err != nil {
 		c.problem(BadSuperblock, 0, "%v", err)
+		c.strange = true
 	}
 	return nil
 }

@@ -133,10 +133,10 @@ func (r *rig) crash(left sim.Choice) {
 	r.open()
 }
 
-// check runs Check and wants no problem.
+// check runs CheckData and wants no problem.
 func (r *rig) check() Summary {
 	r.t.Helper()
-	sum, err := Check(context.Background(), r.dev, r.st, func(p Problem) { r.t.Fatalf("check: %v", p) })
+	sum, err := CheckData(context.Background(), r.dev, r.st, func(p Problem) { r.t.Fatalf("check: %v", p) })
 	must(r.t, err)
 	return sum
 }

@@ -202,16 +202,20 @@ func (v *Volume) evict(off, n int64) {
 // PathOf looks for a name of ino, and returns a path that leads to it, or ErrNoName. It
 // goes through all names, so it is for what is seldom asked.
 func (v *Volume) PathOf(ctx context.Context, ino extent.Ino) (string, error) {
+	return pathOf(ctx, v.st.sealedReader, ino)
+}
+
+func pathOf(ctx context.Context, st sealedReader, ino extent.Ino) (string, error) {
 	at, path := ino, ""
 	for depth := 0; at != extent.RootIno; depth++ {
 		lower, upper := []byte{prefixEntry}, after(prefixEntry)
-		if a, err := v.st.Get(inodeKey(at)); err == nil {
+		if a, err := st.Get(inodeKey(at)); err == nil {
 			if a, err := decodeAttr(a); err == nil && a.IsDir() {
 				lower, upper = key(prefixEntry, uint64(a.Parent)), after(prefixEntry, uint64(a.Parent))
 			}
 		}
 		found := extent.Ino(0)
-		err := v.st.Scan(lower, upper, func(k, b []byte) (bool, error) {
+		err := st.Scan(lower, upper, func(k, b []byte) (bool, error) {
 			e, err := decodeEntry(b)
 			if err == nil && e.Ino == at && len(k) > 9 {
 				n, _ := numbers(k[:9], 1)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -390,5 +391,57 @@ func TestSumsRecordDamaged(t *testing.T) {
 	}
 	if _, err := n.ReadAt(make([]byte, block), 299*block); err != nil {
 		t.Errorf("read of others: %v", err)
+	}
+}
+
+// TestCheckData: content that the device has spoiled, or cannot read, is found by file and offset, and
+// only where content is looked at.
+func TestCheckData(t *testing.T) {
+	r := newSummed(t, 300)
+	a, b := r.create("a"), r.create("b")
+	must(t, a.Write(fill(1, 8*block+100), 0))
+	must(t, b.Write(fill(2, 200*block), 0))
+	r.sync(a)
+	r.sync(b)
+	r.clone(b, 0, 4*block, a, 16*block)
+	r.sync(a)
+	r.reopen()
+	at, bt := homes(t, r.load(a.Ino)), homes(t, r.load(b.Ino))
+	r.check()
+	r.flip(at[3] + 77)
+	r.flip(at[4])
+	r.flip(bt[150])
+	r.flip(bt[1]) // which both have
+	r.disk.Before(func(o sim.Op) error {
+		if o.Kind == sim.Read && o.Device() && o.Off <= bt[170] && bt[170] < o.Off+int64(o.Len) {
+			return syscall.EIO
+		}
+		return nil
+	})
+	defer r.disk.Before(nil)
+	var got []string
+	report := func(p Problem) { got = append(got, p.String()) }
+	if sum, err := Check(context.Background(), r.dev, r.st, report); err != nil || len(got) > 0 || sum.Verified+sum.Unsummed != 0 {
+		t.Errorf("without content: %v, %v, %v", got, sum, err)
+	}
+	sum, err := CheckData(context.Background(), r.dev, r.st, report)
+	must(t, err)
+	var want []string
+	for _, c := range []struct {
+		n      *Inode
+		name   string
+		off, k int64
+		what   string
+	}{{a, "/a", 3, 2, ErrSum.Error()}, {a, "/a", 17, 1, ErrSum.Error()}, {b, "/b", 1, 1, ErrSum.Error()}, {b, "/b", 150, 1, ErrSum.Error()},
+		{b, "/b", 170, 1, "the device cannot read it"}} {
+		want = append(want, fmt.Sprintf("data: inode %d: %s: %d bytes at %d: %s", c.n.Ino, c.name, c.k*block, c.off*block, c.what))
+	}
+	slices.Sort(got) // an extent's come together
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	if ok := int64(9+4+200-6) * block; sum.Verified != ok || sum.Unsummed != 0 || sum.Problems != len(want) {
+		t.Errorf("%+v, want %d bytes to match", sum, ok)
 	}
 }

@@ -30,6 +30,9 @@ func newCheck() *cobra.Command {
 against each other, free space, links, sizes, names and superblocks. Nothing is
 changed.
 
+With --data, all content is read, too, and compared with its checksums, if the
+volume has them; what is damaged is told by file and place.
+
 With --repair, problems are corrected where that loses nothing that could still
 be used, and each correction is printed: what other records tell is written
 anew, names that lead nowhere are removed, and what has no name gets one in
@@ -59,6 +62,7 @@ done, 16 wrong usage.`,
 	f := cmd.Flags()
 	f.StringVar(&c.cfg.Device, "device", "", "file or block device with the volume's blocks (default DIR/device)")
 	f.BoolVar(&c.json, "json", false, "print JSON: an object a problem or repair, and one at the end")
+	f.BoolVar(&c.data, "data", false, "read all content, too, and compare it with its checksums")
 	f.BoolVar(&repair, "repair", false, "correct what can be corrected safely, and say so")
 	return cmd
 }
@@ -66,6 +70,7 @@ done, 16 wrong usage.`,
 // checking is a check that is being done.
 type checking struct {
 	cfg  server.Config
+	data bool
 	json bool
 	out  io.Writer
 }
@@ -82,7 +87,7 @@ func (c *checking) print(label string, v any) {
 // run returns the exit status.
 func (c *checking) run(ctx context.Context, repair bool) (status int, err error) {
 	mendable := true
-	summary, err := server.Check(ctx, c.cfg, func(p volume.Problem) {
+	summary, err := server.Check(ctx, c.cfg, c.data, func(p volume.Problem) {
 		// Which of the two is the right one, no repair can know.
 		mendable = mendable && p.Kind != volume.BadSuperblock
 		c.print("", p)
@@ -98,7 +103,7 @@ func (c *checking) run(ctx context.Context, repair bool) (status int, err error)
 		if err != nil {
 			return 0, err
 		}
-		if summary, err = server.Check(ctx, c.cfg, func(p volume.Problem) { c.print("left: ", leftProblem{p, true}) }); err != nil {
+		if summary, err = server.Check(ctx, c.cfg, c.data, func(p volume.Problem) { c.print("left: ", leftProblem{p, true}) }); err != nil {
 			return 0, err
 		}
 	}

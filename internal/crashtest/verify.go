@@ -32,7 +32,11 @@ func (r *Recording) verifyDisk(ctx context.Context, d *sim.Disk, cut int) (opene
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	var found []string
-	if _, err := volume.Check(ctx, dev, st, func(p volume.Problem) { found = append(found, p.String()) }); err != nil {
+	check := volume.Check
+	if r.o.DataChecksums {
+		check = volume.CheckData
+	}
+	if _, err := check(ctx, dev, st, func(p volume.Problem) { found = append(found, p.String()) }); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if found != nil {

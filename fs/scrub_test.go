@@ -1,8 +1,11 @@
 package fs
 
 import (
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -150,13 +153,18 @@ func TestPinnedWindowHasNoSums(t *testing.T) {
 	if s := r.scrubAll(); s.Verified != 2*block || s.Unsummed != 2*block || len(s.Damage) != 0 {
 		t.Errorf("under the pin: %+v", s)
 	}
-	if info, err := r.Stat(ctx, ino); err != nil || !info.DataChecksums || info.Extents[0].Addr.Seg == extent.Device {
+	if info, err := r.Stat(ctx, ino); err != nil || !info.DataChecksums || info.Extents[0].Addr.Seg == extent.Device || !slices.Equal(info.Unsummed, []extent.Range{rng(0, 2*block)}) {
 		t.Errorf("%+v, %v", info, err)
+	} else if text, err := json.Marshal(info); err != nil || !strings.Contains(string(text), `"without_checksum":[{"offset":0,"length":8192}]`) {
+		t.Errorf("%s, %v", text, err)
 	}
 	r.must(r.arb.Unpin(ctx, h.id, p))
 	h.release(l)
 	if s := r.scrubAll(); s.Verified != 4*block || s.Unsummed != 0 || len(s.Damage) != 0 {
 		t.Errorf("after the pin: %+v", s)
+	}
+	if info, err := r.Stat(ctx, ino); err != nil || len(info.Unsummed) != 0 {
+		t.Errorf("after the pin: %+v, %v", info, err)
 	}
 	if got := r.read(ino, 10, 11); got != "by a device" {
 		t.Errorf("content %q", got)

@@ -18,17 +18,25 @@ type FileInfo struct {
 	More    bool            // there are more than MaxExtents
 	// DataChecksums: written extents of the device have checksums. Windows have none.
 	DataChecksums bool
-	Leases        []arbiter.LeaseInfo
-	Pins          []arbiter.PinInfo
+	// Unsummed is what on the device has none nevertheless, MaxExtents ranges at most: it was overwritten
+	// in place, under a pin or where there was no space.
+	Unsummed []extent.Range
+	Leases   []arbiter.LeaseInfo
+	Pins     []arbiter.PinInfo
 }
 
 // MaxExtents bounds how many extents Stat returns.
 const MaxExtents = 4096
 
 // Stat describes a file with its extents, leases and pins.
-func (f *FS) Stat(_ context.Context, ino extent.Ino) (FileInfo, error) {
+func (f *FS) Stat(ctx context.Context, ino extent.Ino) (FileInfo, error) {
 	var info FileInfo
-	err := f.withInode(ino, func(i *inode) error { return i.describe(&info) })
+	err := f.withInode(ino, func(i *inode) error {
+		if err := i.describe(&info); err != nil || i.regular() != nil {
+			return err
+		}
+		return i.unsummed(ctx, &info)
+	})
 	if err != nil {
 		return FileInfo{}, err
 	}
@@ -53,6 +61,24 @@ func (i *inode) describe(info *FileInfo) (err error) {
 	})
 }
 
+// unsummed goes through the extents in steps, so that it holds nobody up for long.
+func (i *inode) unsummed(ctx context.Context, info *FileInfo) error {
+	for pos := int64(0); pos < extent.Inf && len(info.Unsummed) < MaxExtents; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		i.mu.RLock()
+		some, next, err := i.n.Unsummed(pos)
+		i.mu.RUnlock()
+		if err != nil {
+			return err
+		}
+		info.Unsummed = append(info.Unsummed, some[:min(len(some), MaxExtents-len(info.Unsummed))]...)
+		pos = next
+	}
+	return nil
+}
+
 type fileJSON struct {
 	Path    string              `json:"path"`
 	Inode   extent.Ino          `json:"inode"`
@@ -69,8 +95,14 @@ type fileJSON struct {
 	Extents []extentJSON        `json:"extents"`
 	More    bool                `json:"more_extents"`
 	Sums    bool                `json:"data_checksums"`
+	None    []rangeJSON         `json:"without_checksum"`
 	Leases  []arbiter.LeaseInfo `json:"leases"`
 	Pins    []arbiter.PinInfo   `json:"pins"`
+}
+
+type rangeJSON struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
 }
 
 type extentJSON struct {
@@ -89,11 +121,15 @@ func (i FileInfo) MarshalJSON() ([]byte, error) {
 		Path: i.Path, Inode: a.Ino, Mode: a.Mode, Links: a.Nlink, UID: a.UID, GID: a.GID, Size: a.Size, Bytes: a.Blocks * 512,
 		Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime, More: i.More, Sums: i.DataChecksums,
 		Extents: make([]extentJSON, 0, len(i.Extents)),
+		None:    make([]rangeJSON, 0, len(i.Unsummed)),
 		Leases:  append([]arbiter.LeaseInfo{}, i.Leases...), // [] and not null
 		Pins:    append([]arbiter.PinInfo{}, i.Pins...),
 	}
 	for _, e := range i.Extents {
 		j.Extents = append(j.Extents, extentJSON{e.Off, e.Len, e.Addr.Seg, e.Addr.Off, e.State == extent.Written, e.Shared})
+	}
+	for _, r := range i.Unsummed {
+		j.None = append(j.None, rangeJSON{r.Off, r.Len()})
 	}
 	return json.Marshal(j)
 }
@@ -111,6 +147,9 @@ func (i *FileInfo) UnmarshalJSON(b []byte) error {
 			Atime: j.Atime, Mtime: j.Mtime, Ctime: j.Ctime, Btime: j.Btime,
 		},
 	}}
+	for _, r := range j.None {
+		i.Unsummed = append(i.Unsummed, extent.Range{Off: r.Offset, End: r.Offset + r.Length})
+	}
 	for _, e := range j.Extents {
 		state := extent.Unwritten
 		if e.Written {

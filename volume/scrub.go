@@ -183,6 +183,35 @@ func (n *Inode) scrub(e mapping, p []byte, s *Scrubbed) error {
 	})
 }
 
+// Unsummed returns what of the first written extent at pos or behind it has no checksum at home, and
+// where to go on; that is extent.Inf at the end. It needs n shared.
+func (n *Inode) Unsummed(pos int64) (out []extent.Range, next int64, err error) {
+	const most = 1 << 30 // of it is looked at
+	m, err := n.extents()
+	next = extent.Inf
+	if err != nil || n.v.sums == nil {
+		return nil, next, err
+	}
+	m.in(extent.Range{Off: pos, End: extent.Inf}, func(e mapping) bool {
+		if e.state != extent.Written {
+			return true
+		}
+		e.len = min(e.len, most)
+		next = e.end()
+		err = sumParts(extent.Range{Off: e.home, End: e.home + e.len}, func(k int64, part extent.Range) error {
+			c, err := n.v.sums.get(k)
+			for a := part.Off; a < part.End && err == nil; a += extent.BlockSize {
+				if off := e.off + a - e.home; !c.have.has(sumAt(a)) {
+					out = addRange(out, extent.Range{Off: off, End: off + extent.BlockSize})
+				}
+			}
+			return err
+		})
+		return false
+	})
+	return out, next, err
+}
+
 // addRange adds r, which lies behind all others.
 func addRange(all []extent.Range, r extent.Range) []extent.Range {
 	if k := len(all) - 1; k >= 0 && all[k].End == r.Off {

@@ -51,6 +51,12 @@ func printStat(w io.Writer, i fs.FileInfo) {
 		}
 		table(w, []string{"BYTES", "AT", "STATE"}, rows)
 	}
+	if len(i.Unsummed) > 0 {
+		fmt.Fprintln(w, "\nwithout a checksum until they are written again:")
+		for _, r := range i.Unsummed {
+			fmt.Fprintln(w, r)
+		}
+	}
 	if len(i.Leases) > 0 {
 		fmt.Fprintln(w)
 		printLeases(w, i.Leases)

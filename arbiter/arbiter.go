@@ -52,6 +52,7 @@ type Arbiter struct {
 	sessions sync.Map // layout.SessionID → *session
 	contexts sync.Map // layout.ContextID → *contextEntry
 	names    atomic.Uint64
+	guards   atomic.Uint64 // names of pins that stand for others, see Restore
 	feed     feed
 
 	mu     sync.Mutex // guards what follows, and session.admitted, session.swept

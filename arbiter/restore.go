@@ -185,7 +185,14 @@ func (a *Arbiter) restoreContext(s *session, info *ContextInfo) *contextEntry {
 func (a *Arbiter) restorePin(c *contextEntry, e *Exposed, r extent.Range) (layout.PinID, error) {
 	return a.pinAs(c, &layout.Input{
 		Op: layout.OpPin, Session: c.session().id, Context: c.id, Lease: e.Lease, Range: r, Access: e.Access,
+		Pin: a.guardName(e.Lease),
 	})
+}
+
+// guardName returns a name for a pin that stands for another, in the shard of its lease.
+func (a *Arbiter) guardName(lease layout.LeaseID) layout.PinID {
+	shards := uint64(len(a.shards))
+	return layout.GuardPins + layout.PinID(a.guards.Add(1)*shards+uint64(lease)%shards)
 }
 
 // EndRestore ends the sessions that were restored, as their connections ended with the former server: nobody waits for them.
@@ -357,4 +364,13 @@ func (a *Arbiter) Alarm(id layout.SessionID) {
 func (a *Arbiter) isUnclaimed(id layout.SessionID) bool {
 	v, ok := a.sessions.Load(id)
 	return ok && v.(*session).unclaimed.Load()
+}
+
+// leaveFormer makes unclaimed again what a session that has ended did not get to claim.
+func (a *Arbiter) leaveFormer(s *session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if f := s.former; f != nil && len(f.guards)+len(f.leases)+len(f.contexts) > 0 {
+		s.unclaimed.Store(true)
+	}
 }

@@ -64,6 +64,7 @@ func (a *Arbiter) EndSession(id layout.SessionID) {
 	}
 	a.mu.Unlock()
 	a.endInShards(s)
+	a.leaveFormer(s)
 	a.recordSession(EventSessionEnd, s)
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -43,10 +43,15 @@ func (s *Session) expect(op wire.Op) (id uint32, c *call, alone bool, err error)
 
 // unsent ends a call whose request was not sent, and explains err.
 func (s *Session) unsent(id uint32, op wire.Op, err error) error {
+	err = hangup(err)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.calls, id)
-	return fmt.Errorf("%v: %w", op, hangup(err))
+	lost := s.surviving && errors.Is(err, syscall.ECONNRESET)
+	s.mu.Unlock()
+	if lost {
+		s.fail(err) // before its end is read
+	}
+	return fmt.Errorf("%v: %w", op, err)
 }
 
 // begin sends a request.
@@ -90,6 +95,18 @@ func (s *Session) tryBegin(op wire.Op, body wire.Body) (id uint32, c *call, alon
 
 // call sends a request and waits for the whole answer.
 func (s *Session) call(ctx context.Context, op wire.Op, body wire.Body) ([]part, error) {
+	for {
+		if err := s.up(ctx); err != nil {
+			return nil, err
+		}
+		parts, err := s.callNow(ctx, op, body)
+		if err == nil || !s.again(op, err) {
+			return parts, err
+		}
+	}
+}
+
+func (s *Session) callNow(ctx context.Context, op wire.Op, body wire.Body) ([]part, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -131,7 +148,7 @@ func (s *Session) wakeReader(ctx context.Context) (stop func() bool) {
 	if ctx.Done() == nil {
 		return func() bool { return true }
 	}
-	return context.AfterFunc(ctx, func() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) })
+	return context.AfterFunc(ctx, func() { _ = s.connection().SetReadDeadline(time.Unix(1, 0)) })
 }
 
 // wait waits for the whole answer to a call.
@@ -258,7 +275,7 @@ func (s *Session) callAbout(ctx context.Context, f *os.File, op wire.Op, body wi
 
 // callWith is call with the descriptors of files.
 func (s *Session) callWith(ctx context.Context, files []*os.File, op wire.Op, body wire.Body) ([]part, error) {
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), s.up(ctx)); err != nil {
 		return nil, err
 	}
 	var id uint32

@@ -55,10 +55,16 @@ func connect(ctx context.Context, socket string) (*os.File, error) {
 
 // exchange sends the first message of a connection and waits for the answer.
 func exchange(ctx context.Context, f *os.File, op wire.Op, req, reply wire.Body) error {
+	return exchangeWith(ctx, f, op, req, -1, reply)
+}
+
+// exchangeWith is exchange with a descriptor, unless that is negative, on a connection on
+// which nothing else is asked.
+func exchangeWith(ctx context.Context, f *os.File, op wire.Op, req wire.Body, fd int, reply wire.Body) error {
 	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buf := make([]byte, wire.HeaderSize+wire.MaxText)
-	_, err := f.Write(wire.Append(buf[:0], wire.Header{Op: op}, req))
+	err := write(f, wire.Append(buf[:0], wire.Header{Op: op}, req), fd)
 	n := 0
 	// A server that refuses may answer and hang up before it was asked.
 	if err == nil || errors.Is(err, syscall.EPIPE) {
@@ -80,6 +86,19 @@ func exchange(ctx context.Context, f *os.File, op wire.Op, req, reply wire.Body)
 	return reply.Decode(body)
 }
 
+// write sends a message, with a descriptor unless that is negative.
+func write(f *os.File, msg []byte, fd int) error {
+	if fd < 0 {
+		_, err := f.Write(msg)
+		return err
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return packet.NewSender(conn, f.SetWriteDeadline, 0).Send(msg, unix.UnixRights(fd))
+}
+
 // hangup names the end of a connection.
 func hangup(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
@@ -98,7 +117,9 @@ func closeParts(parts []part) error {
 	var errs error
 	for _, p := range parts {
 		for _, fd := range p.fds {
-			errs = errors.Join(errs, unix.Close(fd))
+			if fd >= 0 { // else it is kept
+				errs = errors.Join(errs, unix.Close(fd))
+			}
 		}
 	}
 	return errs

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"holdfast/wire"
@@ -18,9 +21,10 @@ type Context struct {
 	s    *Session
 	id   uint64
 	name string
-	file *os.File
 
 	mu   sync.Mutex
+	file *os.File
+	pins map[*Pin]struct{}
 	done bool
 }
 
@@ -77,7 +81,41 @@ func (c *Context) Name() string { return c.name }
 // File returns the handle, which can be duplicated and passed on: the context, its
 // pins and their leases live until the last copy is closed. Use SyscallConn to get at
 // the number: Fd makes the file blocking.
-func (c *Context) File() *os.File { return c.file }
+func (c *Context) File() *os.File {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.file
+}
+
+// swap gives the context another handle, and returns the one that is not needed any more.
+func (c *Context) swap(f *os.File) (old *os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done {
+		return f
+	}
+	old, c.file = c.file, f
+	return old
+}
+
+// pinned lists the pins.
+func (c *Context) pinned() []*Pin {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.pins))
+}
+
+// drop forgets a pin.
+func (c *Context) drop(p *Pin) error {
+	c.mu.Lock()
+	_, has := c.pins[p]
+	delete(c.pins, p)
+	c.mu.Unlock()
+	if !has {
+		return nil
+	}
+	return p.lease.memory.unref()
+}
 
 // Pin says that the blocks of the range may be reached through the context at any
 // time from now on. The lease must cover range and access.
@@ -90,7 +128,21 @@ func (c *Context) Pin(ctx context.Context, l *Lease, r Range, a Access) (*Pin, e
 	if err := c.s.ask(ctx, wire.OpPin, &req, &reply); err != nil {
 		return nil, err
 	}
-	return &Pin{c.s, reply.ID}, nil
+	p := &Pin{s: c.s, context: c, lease: l, r: r, access: a}
+	p.id.Store(reply.ID)
+	c.keep(p)
+	return p, nil
+}
+
+// keep notes a pin, which keeps the memory of its lease.
+func (c *Context) keep(p *Pin) {
+	p.lease.memory.ref()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pins == nil {
+		c.pins = make(map[*Pin]struct{})
+	}
+	c.pins[p] = struct{}{}
 }
 
 // Close closes this copy of the handle. If it was the last, the context and its pins
@@ -102,21 +154,33 @@ func (c *Context) Close() error {
 		return nil
 	}
 	c.done = true
+	file := c.file
 	c.mu.Unlock()
 	c.s.disown(c)
-	return c.file.Close()
+	err := file.Close()
+	for _, p := range c.pinned() {
+		err = errors.Join(err, c.drop(p))
+	}
+	return err
 }
 
 // Pin is a long-term reference to blocks.
 type Pin struct {
-	s  *Session
-	id uint64
+	s       *Session
+	context *Context
+	lease   *Lease
+	r       Range
+	access  Access
+	id      atomic.Uint64
 }
 
 // ID returns the pin's number in listings.
-func (p *Pin) ID() uint64 { return p.id }
+func (p *Pin) ID() uint64 { return p.id.Load() }
 
 // Unpin ends the pin. The hardware must not reach the blocks through it any more.
 func (p *Pin) Unpin(ctx context.Context) error {
-	return p.s.ask(ctx, wire.OpUnpin, &wire.ID{ID: p.id}, &wire.Empty{})
+	if err := p.s.ask(ctx, wire.OpUnpin, &wire.ID{ID: p.ID()}, &wire.Empty{}); err != nil {
+		return err
+	}
+	return p.context.drop(p)
 }

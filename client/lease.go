@@ -16,9 +16,10 @@ import (
 type Lease struct {
 	s       *Session
 	granted LeaseInfo
-	file    *os.File
+	memory  *memory
 
 	mu     sync.Mutex
+	file   *os.File
 	events chan Event // nil until Events is called
 	closed chan struct{}
 	done   bool
@@ -49,7 +50,7 @@ func (s *Session) hold(ctx context.Context, reply *wire.LeaseReply) (*Lease, err
 		// Without a handle the server ends the lease when its ticket expires.
 		return nil, err
 	}
-	l := &Lease{s: s, granted: leaseInfo(reply), file: h, closed: make(chan struct{})}
+	l := &Lease{s: s, granted: leaseInfo(reply), memory: &memory{refs: 1}, file: h, closed: make(chan struct{})}
 	if err := s.own(l); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -123,18 +124,61 @@ func (l *Lease) Info(ctx context.Context) (LeaseInfo, error) {
 // hangs up when the lease has ended; it can be polled, duplicated and passed on as
 // any descriptor, and raises SIGIO after F_SETOWN and O_ASYNC. The lease lives until
 // the last copy is closed, so do not forget one. Use SyscallConn to get at the
-// number: Fd makes the file blocking.
-func (l *Lease) File() *os.File { return l.file }
+// number: Fd makes the file blocking. When a lease with memory goes on with another server, it has
+// another handle.
+func (l *Lease) File() *os.File {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file
+}
+
+// swap gives the lease another handle, and returns the one that is not needed any more.
+func (l *Lease) swap(f *os.File) (old *os.File) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.done {
+		return f
+	}
+	old, l.file = l.file, f
+	return old
+}
+
+func (l *Lease) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done
+}
 
 // ReadEvent waits for the next event, and returns an error that wraps ECONNRESET
 // when the lease has ended. Use either it or Events.
 func (l *Lease) ReadEvent() (Event, error) {
 	var buf [wire.HeaderSize + wire.BreakSize]byte
-	n, err := l.file.Read(buf[:])
-	if err != nil {
-		return Event{}, hangup(err)
+	for {
+		f := l.File()
+		n, err := f.Read(buf[:])
+		if err == nil {
+			return ParseEvent(buf[:n])
+		}
+		if !l.goesOn(f) {
+			return Event{}, hangup(err)
+		}
 	}
-	return ParseEvent(buf[:n])
+}
+
+// goesOn reports whether a lease whose handle f has hung up has another: its server has
+// died, and the next one has given it back. It waits until that is known.
+func (l *Lease) goesOn(f *os.File) bool {
+	l.s.mu.Lock()
+	surviving := l.s.surviving
+	l.s.mu.Unlock()
+	if !surviving || l.isClosed() {
+		return false
+	}
+	// The end of the server is seen here and there in any order. Who answers this is alive.
+	if _, err := l.Info(context.Background()); err != nil {
+		return false
+	}
+	return l.File() != f
 }
 
 // ParseEvent decodes a message that was read from a lease's handle.
@@ -236,7 +280,8 @@ func (l *Lease) Close() error {
 	}
 	l.done = true
 	close(l.closed)
+	file := l.file
 	l.mu.Unlock()
 	l.s.disown(l)
-	return l.file.Close()
+	return errors.Join(file.Close(), l.memory.unref())
 }

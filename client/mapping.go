@@ -42,8 +42,13 @@ func (l *Lease) MapRange(ctx context.Context, r Range) (*Mapping, error) {
 		return nil, err
 	}
 	m, err := assemble(r, parts)
-	// The mapping keeps the memory; the descriptors are not needed any more.
-	if err := errors.Join(err, closeParts(parts)); err != nil {
+	if err == nil {
+		err = l.memory.keep(parts)
+		l.s.survive()
+	} else {
+		err = errors.Join(err, closeParts(parts))
+	}
+	if err != nil {
 		if m != nil {
 			err = errors.Join(err, m.Close())
 		}

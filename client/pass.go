@@ -32,17 +32,42 @@ func (c *Context) Pins(ctx context.Context) ([]*Pin, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []struct{ Pin, Context uint64 }
+	var list []struct {
+		Pin, Context, Lease uint64
+		Range               struct{ Offset, Length int64 }
+		Access              string
+	}
 	if err := json.Unmarshal(text, &list); err != nil {
 		return nil, fmt.Errorf("list of pins: %w", errors.Join(err, syscall.EPROTO))
 	}
 	var pins []*Pin
 	for _, p := range list {
-		if p.Context == c.id {
-			pins = append(pins, &Pin{c.s, p.Pin})
+		if p.Context != c.id {
+			continue
 		}
+		access := Read
+		if p.Access == "write" {
+			access = Write
+		}
+		pins = append(pins, c.met(p.Pin, p.Lease, Range{Off: p.Range.Offset, End: p.Range.Offset + p.Range.Length}, access))
 	}
 	return pins, nil
+}
+
+// met returns the pin of the number, which may have come with the context.
+func (c *Context) met(id, lease uint64, r Range, a Access) *Pin {
+	for _, p := range c.pinned() {
+		if p.ID() == id {
+			return p
+		}
+	}
+	p := &Pin{s: c.s, context: c, r: r, access: a}
+	p.id.Store(id)
+	if l := c.s.lease(lease); l != nil {
+		p.lease = l
+		c.keep(p)
+	}
+	return p
 }
 
 // Share makes the session one of those who hold a lease, where the file's policy on_pass

@@ -23,8 +23,9 @@ const SocketAttr = "user.holdfast.socket"
 // concurrent use.
 type Session struct {
 	socket string
-	file   *os.File
-	info   ServerInfo
+	flags  uint32
+	file   *os.File   // guarded by mu
+	info   ServerInfo // guarded by mu
 	wg     sync.WaitGroup
 	done   chan struct{} // closed when the connection has ended
 	stop   chan struct{} // closed by Close
@@ -48,6 +49,10 @@ type Session struct {
 	handles map[closer]struct{} // open ones, which Close closes
 	closed  bool
 	err     error // why the connection ended
+
+	attended  bool          // a goroutine reads
+	surviving bool          // it comes back after the end of a server; see revive.go
+	reviving  chan struct{} // not nil while it does; closed when that is over
 }
 
 type closer interface{ Close() error }
@@ -83,14 +88,17 @@ func (o DialOptions) Dial(ctx context.Context, socket string) (*Session, error) 
 		return nil, errors.Join(err, f.Close())
 	}
 	return &Session{
-		socket: socket, file: f, send: packet.NewSender(conn, f.SetWriteDeadline, 0), done: make(chan struct{}), stop: make(chan struct{}),
+		socket: socket, flags: hello.Flags, file: f, send: packet.NewSender(conn, f.SetWriteDeadline, 0), done: make(chan struct{}), stop: make(chan struct{}),
 		reading: make(chan struct{}, 1), in: packet.NewReceiver(conn, wire.MaxMessage, unix.CmsgSpace(4*wire.MaxFDs)),
 		calls: make(map[uint32]*call), handles: make(map[closer]struct{}),
-		info: ServerInfo{
-			Session: reply.Session, BreakTime: time.Duration(reply.BreakTime),
-			MaxLeases: int(reply.MaxLeases), MaxRequests: int(reply.MaxRequests),
-		},
+		info: serverInfo(&reply),
 	}, nil
+}
+
+func serverInfo(m *wire.HelloReply) ServerInfo {
+	return ServerInfo{
+		Session: m.Session, BreakTime: time.Duration(m.BreakTime), MaxLeases: int(m.MaxLeases), MaxRequests: int(m.MaxRequests),
+	}
 }
 
 // ForFile opens a session with the server of the volume that f is a file of.
@@ -118,9 +126,15 @@ func SocketOf(f *os.File) (string, error) {
 }
 
 // Info returns what the server said when the session began.
-func (s *Session) Info() ServerInfo { return s.info }
+func (s *Session) Info() ServerInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
 
-// Done is closed when the session has ended: by Close, or by the server.
+// Done is closed when the session has ended: by Close, or by the server. One that has memory of
+// files does not end when its server is killed: it goes on with the next one, and until
+// then requests wait.
 func (s *Session) Done() <-chan struct{} {
 	s.background()
 	return s.done
@@ -131,7 +145,8 @@ func (s *Session) background() {
 	s.attend.Do(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if !s.closed {
+		s.attended = true
+		if !s.closed && s.err == nil {
 			s.wg.Go(s.receive)
 		}
 	})
@@ -158,7 +173,7 @@ func (s *Session) Close() error {
 	for _, h := range handles {
 		errs = errors.Join(errs, h.Close())
 	}
-	errs = errors.Join(errs, s.file.Close())
+	errs = errors.Join(errs, s.connection().Close())
 	s.fail(os.ErrClosed)
 	s.wg.Wait()
 	return errs
@@ -172,6 +187,18 @@ func (s *Session) own(h closer) error {
 		return os.ErrClosed
 	}
 	s.handles[h] = struct{}{}
+	return nil
+}
+
+// lease returns the lease of the number that the session has a handle of, nil if there is none.
+func (s *Session) lease(id uint64) *Lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for h := range s.handles {
+		if l, ok := h.(*Lease); ok && l.ID() == id {
+			return l
+		}
+	}
 	return nil
 }
 
@@ -202,7 +229,7 @@ func (s *Session) readOne(ask func() (alone, asked bool)) bool {
 		return true
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		// A caller has stopped waiting; see wait.
-		err = s.file.SetReadDeadline(time.Time{})
+		err = s.connection().SetReadDeadline(time.Time{})
 		if err == nil {
 			return true
 		}
@@ -273,6 +300,10 @@ func (s *Session) fail(err error) {
 		}
 		c.err = err
 		c.ready <- struct{}{}
+	}
+	if s.surviving && !s.closed {
+		s.reviving = make(chan struct{})
+		return
 	}
 	close(s.done)
 }

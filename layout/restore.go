@@ -65,9 +65,13 @@ func (m *Machine) resume(in *Input) {
 	}
 }
 
+// GuardPins is where the names begin of pins that stand for those of a former run: apart from
+// all others, so that these can have theirs again.
+const GuardPins PinID = 1 << 62
+
 // pinName returns the name of a new pin: the one it had, if that is free.
 func (m *Machine) pinName(in *Input) PinID {
-	if in.Pin != 0 && m.pins[in.Pin] == nil && m.reserve(uint64(in.Pin)) {
+	if in.Pin != 0 && m.pins[in.Pin] == nil && (in.Pin >= GuardPins || m.reserve(uint64(in.Pin))) {
 		return in.Pin
 	}
 	return PinID(m.newID())

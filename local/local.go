@@ -147,6 +147,7 @@ type Limits struct {
 	TicketTime  time.Duration // how long a ticket is good; default 10 s
 	HelloTime   time.Duration // how long a connection may be silent before HELLO or ATTACH; default 10 s
 	WriteTime   time.Duration // how long an answer may wait to be read; default 5 s
+	ReclaimTime time.Duration // how long after the start an alarm is raised for who does not reclaim; default 10 s
 	ProcTime    time.Duration // how long /proc is asked who a sender descends from; default 1 s
 }
 
@@ -177,6 +178,7 @@ func (l Limits) complete() Limits {
 	defTime(&l.HelloTime, 10*time.Second)
 	defTime(&l.WriteTime, 5*time.Second)
 	defTime(&l.ProcTime, time.Second)
+	defTime(&l.ReclaimTime, 10*time.Second)
 	return l
 }
 

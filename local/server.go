@@ -93,6 +93,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.wg.Go(func() { s.tickets.run(ctx) })
+	s.awaitFormer(ctx)
 	closed := context.AfterFunc(ctx, func() { s.listener.Close() })
 	err := s.accept(ctx)
 	cancel()

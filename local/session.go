@@ -90,6 +90,7 @@ func operations() map[wire.Op]operation {
 		wire.OpPin:       {(*request).pin, true},
 		wire.OpUnpin:     {(*request).unpin, true},
 		wire.OpWould:     {(*request).would, true},
+		wire.OpReclaim:   {(*request).reclaim, false},
 		wire.OpRegister:  {(*request).register, false},
 		wire.OpAdmit:     {(*request).admit, false},
 		wire.OpLeaseInfo: {(*request).leaseInfo, false},
@@ -160,7 +161,7 @@ func (s *session) hello(m *message) error {
 		}
 	}
 	s.id, err = s.srv.cfg.Arbiter.OpenSession(arbiter.SessionInfo{
-		Kind: "local", Name: programOf(s.peer.pid), PID: s.peer.pid, UID: s.peer.uid, GID: s.peer.gid,
+		Kind: "local", Name: programOf(s.peer.pid), PID: s.peer.pid, UID: s.peer.uid, GID: s.peer.gid, Start: startOf(s.peer.pid),
 	})
 	return err
 }

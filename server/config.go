@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"holdfast/layout"
@@ -55,6 +56,11 @@ type Config struct {
 	BreakTime time.Duration
 	// MountWait bounds the wait of a change through the mount.
 	MountWait time.Duration
+	// BootID names this boot of the machine. Empty: the kernel's word.
+	BootID string
+	// ReclaimTime is how long after a start an alarm is raised for a process that lives and has not come
+	// back for the memory that a former server gave it. Zero: 10 s.
+	ReclaimTime time.Duration
 	// LogJSON makes log lines JSON objects.
 	LogJSON bool
 	// Log takes the log, Out what a person or a script waits for: the lines that
@@ -84,6 +90,19 @@ func DefaultDir() (string, error) {
 		return "", fmt.Errorf("no directory given and none can be guessed: %w", err)
 	}
 	return filepath.Join(home, ".local", "share", "holdfast"), nil
+}
+
+// bootID returns what names this boot. Where that cannot be found out, nothing is kept
+// from one server to the next.
+func (c *Config) bootID() string {
+	if c.BootID != "" {
+		return c.BootID
+	}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Sprint("unknown, ", time.Now().UnixNano())
+	}
+	return strings.TrimSpace(string(id))
 }
 
 // ownMount is the mount point in the directory of the volume.

@@ -19,6 +19,7 @@ func (s *server) startLocal(ctx context.Context) error {
 	l, err := local.New(local.Config{
 		Arbiter: s.arb, FS: localFS{s.fs}, Identity: identity,
 		Path: s.cfg.Socket, Group: s.cfg.Group, BreakTime: s.cfg.BreakTime, OnPass: s.fs.OnPass, Log: s.log,
+		Limits: local.Limits{ReclaimTime: s.cfg.ReclaimTime},
 	})
 	if err != nil {
 		return err
@@ -53,6 +54,8 @@ func (l *localRun) stop(ctx context.Context) error {
 
 // localFS is the filesystem as package local wants it.
 type localFS struct{ *fs.FS }
+
+var _ local.Adopter = localFS{}
 
 func (f localFS) Attr(ctx context.Context, ino extent.Ino) (uid uint32, size int64, err error) {
 	a, err := f.FS.GetAttr(ctx, fs.Caller{}, ino)

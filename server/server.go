@@ -68,7 +68,12 @@ func (s *server) start(ctx context.Context) (err error) {
 	s.arb = arbiter.New(arbiter.Config{
 		BreakTime: s.cfg.BreakTime, MountWait: s.cfg.MountWait, OnHold: s.cfg.OnHold, Log: s.log,
 	})
-	if s.fs, err = fs.New(s.vol.Volume, s.arb, fs.Options{OnClose: s.cfg.OnClose, OnPass: s.cfg.OnPass, Log: s.log}); err != nil {
+	if s.fs, err = fs.New(s.vol.Volume, s.arb, fs.Options{
+		OnClose: s.cfg.OnClose, OnPass: s.cfg.OnPass, Boot: s.cfg.bootID(), Log: s.log,
+	}); err != nil {
+		return err
+	}
+	if err := s.fs.Restore(ctx); err != nil {
 		return err
 	}
 	if err := s.startMount(ctx); err != nil {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"holdfast/internal/mountinfo"
+	"holdfast/internal/testserver"
 )
 
 // patience bounds everything that has no bound of its own and must just not take
@@ -35,6 +36,10 @@ const patience = 60 * time.Second
 func TestMain(m *testing.M) {
 	if os.Getenv(actorEnv) != "" {
 		os.Exit(actorMain())
+	}
+	if testserver.Child() {
+		testserver.Main(m)
+		return
 	}
 	status := m.Run()
 	if err := leftBehind(); err != nil {

@@ -42,6 +42,7 @@ func operations() []documented {
 		{wire.OpScrub, &wire.Scrub{}, nil, false},
 		{wire.OpClaim, &wire.ID{}, &wire.Empty{}, false},
 		{wire.OpShare, &wire.ID{}, &wire.LeaseReply{}, true},
+		{wire.OpReclaim, &wire.Reclaim{}, &wire.Reclaimed{}, false},
 		{wire.OpBreak, nil, &wire.Break{}, false},
 		{wire.OpEvent, nil, nil, false},
 	}

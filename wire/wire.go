@@ -78,7 +78,7 @@ var opNames = map[Op]string{
 	OpRegister: "REGISTER", OpPin: "PIN", OpUnpin: "UNPIN", OpMap: "MAP", OpCommit: "COMMIT",
 	OpChange: "CHANGE", OpAdmit: "ADMIT", OpLeaseInfo: "LEASEINFO", OpList: "LIST", OpWho: "WHO",
 	OpWould: "WOULD", OpStat: "STAT", OpSubscribe: "SUBSCRIBE", OpCancel: "CANCEL", OpGrow: "GROW", OpScrub: "SCRUB",
-	OpClaim: "CLAIM", OpShare: "SHARE",
+	OpClaim: "CLAIM", OpShare: "SHARE", OpReclaim: "RECLAIM",
 	OpBreak: "BREAK", OpEvent: "EVENT",
 }
 
@@ -98,7 +98,7 @@ func (o Op) Descriptors() (least, most int) {
 		return 1, 1
 	case OpShare:
 		return 2, 2
-	case OpRegister:
+	case OpRegister, OpReclaim:
 		return 0, 1
 	}
 	return 0, 0

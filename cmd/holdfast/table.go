@@ -41,7 +41,10 @@ func printPins(w io.Writer, pins []arbiter.PinInfo) {
 	rows := make([][]string, len(pins))
 	for i, p := range pins {
 		proc := process(p.PID, p.Program)
-		if p.Unattended {
+		switch {
+		case p.Unclaimed:
+			proc += " (unclaimed)"
+		case p.Unattended:
 			proc += " (gone)"
 		}
 		rows[i] = []string{
@@ -95,6 +98,8 @@ func leaseMode(l arbiter.LeaseInfo) string {
 func leaseState(l arbiter.LeaseInfo) string {
 	s := l.State.String()
 	switch {
+	case l.Unclaimed:
+		s += ",unclaimed"
 	case l.Unattended:
 		s += ",unattended"
 	case l.Closed:

@@ -41,6 +41,10 @@ const childEnv = "HOLDFAST_TESTSERVER"
 // startTimeout bounds the start of a server, stopTimeout its end.
 const startTimeout, stopTimeout = 30 * time.Second, 40 * time.Second
 
+// Child reports whether this process was started to be a server: then Main has to be called
+// before anything else is done.
+func Child() bool { return os.Getenv(childEnv) != "" }
+
 // Main runs the tests, or the server if this process was started to be one.
 func Main(m *testing.M) {
 	cfg := os.Getenv(childEnv)

@@ -1,10 +1,12 @@
 package fs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,29 +48,16 @@ func (o *former) wroteIn(r extent.Range) ranges {
 // another boot of the machine nothing is left; the rest waits for its holders, and is
 // protected like all that is held.
 func (f *FS) Restore(ctx context.Context) error {
-	leases := make(map[uint64][]volume.Exposure)
-	var order []uint64
-	var end []volume.ExposureKey
-	err := f.vol.Exposures(func(e volume.Exposure) error {
-		var h formerHolder
-		if json.Unmarshal(e.Holder, &h) != nil || h.Boot != f.boot || uint64(h.Lease) != e.Lease || h.File != e.File {
-			end = append(end, e.Key())
-			return ctx.Err()
-		}
-		if leases[e.Lease] == nil {
-			order = append(order, e.Lease)
-		}
-		leases[e.Lease] = append(leases[e.Lease], e)
-		return ctx.Err()
-	})
+	leases, end, err := f.readFormer(ctx)
 	if err != nil {
 		return fmt.Errorf("exposures: %w", err)
 	}
-	slices.Sort(order)
+	order := slices.Sorted(maps.Keys(leases))
 	for _, lease := range order {
-		if err := f.restore(ctx, leases[lease]); err != nil {
-			f.log.Warn("what a lease of the former server had in memory is lost", "lease", lease, "inode", leases[lease][0].File, "err", err)
-			for _, e := range leases[lease] {
+		l := leases[lease]
+		if err := f.restore(ctx, l); err != nil {
+			f.log.Warn("what a lease of the former server had in memory is lost", "lease", lease, "inode", l.holder.File, "err", err)
+			for _, e := range l.parts {
 				end = append(end, e.Key())
 			}
 		}
@@ -83,13 +72,39 @@ func (f *FS) Restore(ctx context.Context) error {
 	return f.vol.SyncStore(ctx)
 }
 
+// formerLease is what the store knows of a lease.
+type formerLease struct {
+	holder formerHolder
+	parts  []volume.Exposure
+}
+
+// readFormer reads who had what on this boot of the machine, and what is over.
+func (f *FS) readFormer(ctx context.Context) (leases map[uint64]*formerLease, end []volume.ExposureKey, err error) {
+	leases = make(map[uint64]*formerLease)
+	err = f.vol.Exposures(func(e volume.Exposure) error {
+		l := leases[e.Lease]
+		// The records of a lease say the same, as they are written together.
+		if l == nil || !bytes.Equal(l.parts[0].Holder, e.Holder) {
+			var h formerHolder
+			if json.Unmarshal(e.Holder, &h) != nil || h.Boot != f.boot || uint64(h.Lease) != e.Lease || h.File != e.File {
+				end = append(end, e.Key())
+				return ctx.Err()
+			}
+			if l == nil {
+				l = &formerLease{holder: h}
+				leases[e.Lease] = l
+			}
+		}
+		l.parts = append(l.parts, e)
+		return ctx.Err()
+	})
+	return leases, end, err
+}
+
 // restore takes up one lease. What was allocated for it may not have been recorded:
 // now there is still room for that.
-func (f *FS) restore(ctx context.Context, all []volume.Exposure) error {
-	var h formerHolder
-	if err := json.Unmarshal(all[0].Holder, &h); err != nil {
-		return err
-	}
+func (f *FS) restore(ctx context.Context, l *formerLease) error {
+	h, all := &l.holder, l.parts
 	return f.withInode(h.File, func(i *inode) error {
 		parts := make([]extent.Range, len(all))
 		for k, e := range all {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,9 @@ func testCannot(t *testing.T, dir string) {
 	defer unix.Close(fd)
 	_, err = unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
 	wantErrno(t, err, syscall.ENOTTY)
+	const fiemap = 0xc020660b // FS_IOC_FIEMAP
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fiemap, uintptr(unsafe.Pointer(&[32]byte{})))
+	wantErrno(t, errno, syscall.EOPNOTSUPP)
 	wantErrno(t, unix.Renameat2(unix.AT_FDCWD, f, unix.AT_FDCWD, dir+"/g", unix.RENAME_WHITEOUT), syscall.EINVAL)
 	var fs unix.Statfs_t
 	must(t, unix.Statfs(dir, &fs))

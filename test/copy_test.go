@@ -25,6 +25,7 @@ func TestCopiers(t *testing.T) {
 		to := v.path("rsync")
 		mustRun(t, "rsync", "-aHAXS", from+"/", to)
 		wantFacts(t, want, treeFacts(t, to))
+		wantSparse(t, filepath.Join(to, "sparse"))
 		must(t, os.WriteFile(filepath.Join(from, "plain"), []byte("changed"), 0o640))
 		mustRun(t, "rsync", "-aHAXS", "--checksum", "--delete", from+"/", to)
 		wantFacts(t, treeFacts(t, from), treeFacts(t, to))
@@ -39,6 +40,7 @@ func TestCopiers(t *testing.T) {
 		mustRun(t, "tar", "-C", from, "--xattrs", "--acls", "--sparse", "--format=posix", "-cf", archive, ".")
 		mustRun(t, "tar", "-C", to, "--xattrs", "--xattrs-include=*", "--acls", "-xpf", archive)
 		wantFacts(t, want, treeFacts(t, to))
+		wantSparse(t, filepath.Join(to, "sparse"))
 		var tarred unix.Stat_t
 		must(t, unix.Stat(archive, &tarred))
 		if tarred.Size > 4<<20 {
@@ -68,6 +70,16 @@ func TestCopiers(t *testing.T) {
 		wantFacts(t, both, treeFacts(t, v.path("heir")))
 		wantFacts(t, want, treeFacts(t, v.path("heir", "snapshot")))
 	})
+}
+
+// wantSparse: a copy of the sparse file of a richTree has its holes.
+func wantSparse(t *testing.T, path string) {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(path, &st))
+	if st.Blocks*512 > 1<<20 {
+		t.Errorf("%s has %d bytes of blocks for 24 KiB of content", path, st.Blocks*512)
+	}
 }
 
 // richTree makes a tree with all that a copy can lose.

@@ -92,6 +92,10 @@ func makesSense(k, b []byte) (err error) {
 		_, _, err = decodeSums(k, b)
 	case prefixWindow:
 		_, err = decodeExposure(k, b)
+	case prefixHeld:
+		if len(k) > len(bootKey) {
+			_, err = decodeOrphan(k, b)
+		}
 	case prefixOrphan, prefixXattr:
 	default:
 		err = fmt.Errorf("unknown key %q: %w", k, ErrCorrupt)

@@ -211,7 +211,7 @@ func TestScenario09AdministratorExpires(t *testing.T) {
 		session := f.Sessions(arbiter.Filter{})[0].ID
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := f.SeizeAll(ctx, session); !errors.Is(err, syscall.EAGAIN) {
+		if err := f.Expire(ctx, session, func() {}); !errors.Is(err, syscall.EAGAIN) {
 			t.Fatalf("seize: %v", err)
 		}
 		f.write()
@@ -222,7 +222,7 @@ func TestScenario09AdministratorExpires(t *testing.T) {
 			t.Fatalf("truncate beside a fence that fails: %v", err)
 		}
 		f.host.Script(layout.Fence, remote.Answer{})
-		if err := f.SeizeAll(t.Context(), session); err != nil && !errors.Is(err, syscall.ENOENT) {
+		if err := f.Expire(t.Context(), session, func() {}); err != nil {
 			t.Fatalf("seize once the host can be reached: %v", err)
 		}
 		if after, err := f.truncate(0); err != nil {

@@ -48,20 +48,24 @@ func (sh *shard) end(lease layout.LeaseID) <-chan struct{} {
 	return ch
 }
 
-// SeizeAll seizes all leases of a session, and returns when nothing of them is left; or as Seize when ctx ends before.
+// Expire ends a session, wherever its client is, and takes all that it holds: hangUp is called once it is known to nobody as
+// alive, and then all its leases are seized. It returns when nothing of them is left; or as Seize when ctx ends before. Of a session that
+// has ended already what is left is taken; ESRCH if nothing is known of it.
 //
 // Preconditions: the caller is an administrator.
-func (a *Arbiter) SeizeAll(ctx context.Context, id layout.SessionID) error {
-	var ids []layout.LeaseID
-	for _, l := range a.Leases(Filter{Session: id}) {
-		ids = append(ids, l.ID)
+func (a *Arbiter) Expire(ctx context.Context, id layout.SessionID, hangUp func()) error {
+	if _, ok := a.sessions.Load(id); !ok {
+		return fmt.Errorf("session %d: %w", id, syscall.ESRCH)
 	}
-	failed := make(chan error, len(ids))
-	for _, l := range ids {
-		go func() { failed <- a.Seize(ctx, l) }()
+	a.EndSession(id)
+	hangUp()
+	leases := a.Leases(Filter{Session: id})
+	failed := make(chan error, len(leases))
+	for _, l := range leases {
+		go func() { failed <- a.Seize(ctx, l.ID) }()
 	}
 	var first error
-	for range ids {
+	for range leases {
 		if err := <-failed; err != nil && !errors.Is(err, syscall.ENOENT) && first == nil {
 			first = err
 		}

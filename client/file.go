@@ -16,6 +16,9 @@ import (
 // ChangeOptions say what a change does about those in its way.
 type ChangeOptions struct {
 	OnHold OnHold
+	// DropOwnPins drops what the process itself has pinned in the range, in one step with the change, if that is not refused for
+	// another reason. Else own pins are EDEADLK.
+	DropOwnPins bool
 	// Wait bounds how long it waits. Zero: for as long as a break may take.
 	Wait time.Duration
 }
@@ -47,7 +50,11 @@ func (s *Session) change(ctx context.Context, f *os.File, k ChangeKind, r Range,
 	if r.Empty() || r.Off < 0 || o.Wait < 0 {
 		return fmt.Errorf("change of %v: %w", r, syscall.EINVAL)
 	}
-	return s.askAbout(ctx, f, wire.OpChange, &wire.Change{Kind: k, OnHold: o.OnHold, Range: r, Wait: int64(o.Wait)}, &wire.Empty{})
+	m := wire.Change{Kind: k, OnHold: o.OnHold, Range: r, Wait: int64(o.Wait)}
+	if o.DropOwnPins {
+		m.Flags |= wire.ChangeDropOwn
+	}
+	return s.askAbout(ctx, f, wire.OpChange, &m, &wire.Empty{})
 }
 
 // Would says as JSON what a change of f would meet: class, errno, error, and the
@@ -75,6 +82,17 @@ func (s *Session) Grow(ctx context.Context, size int64) (int64, error) {
 	var got wire.Grow
 	err := s.ask(ctx, wire.OpGrow, &wire.Grow{Size: size}, &got)
 	return got.Size, err
+}
+
+// Seize takes a lease from its holder at once, whoever that is, also an unbreakable or pinned one, and waits until nothing of it is left:
+// for ever, if a context cannot be cut. It is for the owner of the file and administrators.
+func (s *Session) Seize(ctx context.Context, lease uint64) error {
+	return s.ask(ctx, wire.OpSeize, &wire.ID{ID: lease}, &wire.Empty{})
+}
+
+// Expire ends a session and seizes all its leases. It is for administrators.
+func (s *Session) Expire(ctx context.Context, session uint64) error {
+	return s.ask(ctx, wire.OpExpire, &wire.ID{ID: session}, &wire.Empty{})
 }
 
 // Scrub does a step of looking for damage on the volume, which stays in use, and reads

@@ -48,6 +48,8 @@ const (
 	OnHoldDefault = wire.OnHoldDefault
 	OnHoldFail    = wire.OnHoldFail
 	OnHoldWait    = wire.OnHoldWait
+	OnHoldRevoke  = wire.OnHoldRevoke
+	OnHoldDefer   = wire.OnHoldDefer
 
 	Truncate      = wire.ChangeTruncate
 	Punch         = wire.ChangePunch

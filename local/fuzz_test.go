@@ -42,6 +42,7 @@ func FuzzServer(f *testing.F) {
 		wire.OpUnpin: &wire.ID{ID: 1}, wire.OpCommit: &wire.Commit{Lease: 1, Range: block, Size: -1}, wire.OpAdmit: nil,
 		wire.OpLeaseInfo: &wire.ID{ID: held.Lease}, wire.OpWould: &wire.Would{Kind: wire.ChangePunch, Range: block}, wire.OpStat: nil,
 		wire.OpGrow: &wire.Grow{Size: 1 << 20}, wire.OpClaim: &wire.ID{ID: 1}, wire.OpShare: &wire.ID{ID: held.Lease},
+		wire.OpSeize: &wire.ID{ID: 1}, wire.OpExpire: &wire.ID{ID: 99},
 	} {
 		add(message(op, body))
 	}

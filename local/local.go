@@ -85,6 +85,8 @@ type Arbiter interface {
 	Pin(ctx context.Context, s layout.SessionID, c layout.ContextID, lease layout.LeaseID, r extent.Range, access layout.Access) (layout.PinID, error)
 	Unpin(ctx context.Context, s layout.SessionID, pin layout.PinID) error
 	Would(c arbiter.Caller, file extent.Ino, r extent.Range, class layout.Class) ([]arbiter.Blocker, syscall.Errno)
+	Seize(ctx context.Context, lease layout.LeaseID) error
+	Expire(ctx context.Context, id layout.SessionID, hangUp func()) error
 	Leases(f arbiter.Filter) []arbiter.LeaseInfo
 	Pins(f arbiter.Filter) []arbiter.PinInfo
 	Contexts(f arbiter.Filter) []arbiter.ContextInfo

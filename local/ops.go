@@ -273,7 +273,7 @@ func (r *request) change() error {
 		return err
 	}
 	c := r.toArbiter(r.caller)
-	c.OnHold = layout.OnHold(m.OnHold)
+	c.OnHold, c.DropOwn = layout.OnHold(m.OnHold), m.Flags&wire.ChangeDropOwn != 0
 	c.Wait = time.Duration(m.Wait)
 	if m.Wait == 0 {
 		// As long as a break with progress can take, and a little.

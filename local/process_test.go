@@ -23,7 +23,8 @@ import (
 	"holdfast/wire"
 )
 
-var helpers = localtest.Helpers{"listen": listenHelper, "session": sessionHelper, "speak": speakHelper, "attach": attachHelper, "grow": growHelper, "list": listHelper}
+var helpers = localtest.Helpers{"listen": listenHelper, "session": sessionHelper, "speak": speakHelper, "attach": attachHelper, "grow": growHelper, "list": listHelper,
+	"user": userHelper}
 
 // socketpair returns two ends, the first for this process, the second to be given
 // to a helper as its descriptor 3.

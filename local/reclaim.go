@@ -113,7 +113,9 @@ func (r *request) resume(arb Reclaimer, id layout.SessionID) error {
 		return err
 	}
 	r.srv.cfg.Arbiter.EndSession(r.id)
+	r.srv.mu.Lock() // as in hello
 	r.session.id = id
+	r.srv.mu.Unlock()
 	r.srv.cfg.Log.Info("a process is back that had a session with the former server", "session", id, "pid", p.PID)
 	return nil
 }

@@ -87,6 +87,8 @@ func operations() map[wire.Op]operation {
 		wire.OpScrub:     {(*request).scrub, true},
 		wire.OpClaim:     {(*request).claim, true},
 		wire.OpShare:     {(*request).shareLease, true},
+		wire.OpSeize:     {(*request).seize, true},
+		wire.OpExpire:    {(*request).expire, true},
 		wire.OpPin:       {(*request).pin, true},
 		wire.OpUnpin:     {(*request).unpin, true},
 		wire.OpWould:     {(*request).would, true},
@@ -160,9 +162,12 @@ func (s *session) hello(m *message) error {
 			return err
 		}
 	}
-	s.id, err = s.srv.cfg.Arbiter.OpenSession(arbiter.SessionInfo{
+	id, err := s.srv.cfg.Arbiter.OpenSession(arbiter.SessionInfo{
 		Kind: "local", Name: programOf(s.peer.pid), PID: s.peer.pid, UID: s.peer.uid, GID: s.peer.gid, Start: startOf(s.peer.pid),
 	})
+	s.srv.mu.Lock() // who expires it looks for it by name
+	s.id = id
+	s.srv.mu.Unlock()
 	return err
 }
 

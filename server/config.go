@@ -52,6 +52,8 @@ type Config struct {
 	OnClose layout.OnClose
 	// OnPass is what the receiver of a lease's handle may do.
 	OnPass layout.OnPass
+	// AllowKill lets a change that revokes kill a session as the last resort.
+	AllowKill bool
 	// BreakTime is how long a holder may take to give back.
 	BreakTime time.Duration
 	// MountWait bounds the wait of a change through the mount.
@@ -147,8 +149,8 @@ func (c *Config) complete() error {
 	switch {
 	case c.Size != 0 && c.Size < volume.MinSize:
 		return fmt.Errorf("a volume of %d bytes is too small: it needs at least %d", c.Size, volume.MinSize)
-	case c.OnHold != 0 && c.OnHold != layout.Fail && c.OnHold != layout.Wait:
-		return fmt.Errorf("on-hold %v is not in this version: say fail or wait", c.OnHold)
+	case c.OnHold > layout.Defer:
+		return fmt.Errorf("on-hold %v: say fail, wait, revoke or defer", c.OnHold)
 	case c.BreakTime < 0 || c.MountWait < 0:
 		return errors.New("break time and mount wait cannot be negative")
 	}

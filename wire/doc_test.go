@@ -40,6 +40,8 @@ func operations() []documented {
 		{wire.OpCancel, &wire.Cancel{}, &wire.Empty{}, false},
 		{wire.OpGrow, &wire.Grow{}, &wire.Grow{}, false},
 		{wire.OpScrub, &wire.Scrub{}, nil, false},
+		{wire.OpSeize, &wire.ID{}, &wire.Empty{}, false},
+		{wire.OpExpire, &wire.ID{}, &wire.Empty{}, false},
 		{wire.OpClaim, &wire.ID{}, &wire.Empty{}, false},
 		{wire.OpShare, &wire.ID{}, &wire.LeaseReply{}, true},
 		{wire.OpReclaim, &wire.Reclaim{}, &wire.Reclaimed{}, false},

@@ -311,18 +311,22 @@ func (m *Commit) Decode(b []byte) error {
 	return d.err
 }
 
+// ChangeDropOwn is a flag of a Change: the caller's own pins in the range are dropped first.
+const ChangeDropOwn uint8 = 1
+
 // Change asks for a change of the file whose descriptor comes along. It may wait
 // for as long as it says: a request waits on the socket, not in the kernel.
 type Change struct {
 	Kind   ChangeKind
 	OnHold OnHold
+	Flags  uint8 // ChangeDropOwn
 	Range  extent.Range
 	Wait   int64 // nanoseconds, 0: the server's bound for a break
 }
 
 // Append implements Body.
 func (m *Change) Append(b []byte) []byte {
-	b = append(b, byte(m.Kind), byte(m.OnHold), 0, 0, 0, 0, 0, 0)
+	b = append(b, byte(m.Kind), byte(m.OnHold), m.Flags, 0, 0, 0, 0, 0)
 	return appendU64(appendRange(b, m.Range), uint64(m.Wait))
 }
 
@@ -334,7 +338,8 @@ func (m *Change) Decode(b []byte) error {
 		d.fail(syscall.EINVAL, "a write is no change to ask for")
 	}
 	m.OnHold = OnHold(d.enum("on_hold", 0, uint8(OnHoldDefer)))
-	d.zero(6)
+	m.Flags = d.enum("flags", 0, ChangeDropOwn)
+	d.zero(5)
 	m.Range = d.rng()
 	m.Wait = d.size("wait")
 	checkChange(&d, m.Kind, m.Range)

@@ -66,6 +66,8 @@ const (
 	OpCancel    Op = 19 // stops waiting for a request
 	OpGrow      Op = 20 // makes the volume larger
 	OpScrub     Op = 21 // does a step of looking for damage
+	OpSeize     Op = 22 // takes a lease from its holder
+	OpExpire    Op = 23 // ends a session and takes all that it holds
 	OpClaim     Op = 24 // makes a context the session's own; descriptor of its handle
 	OpShare     Op = 25 // joins those who hold a lease; descriptors of its handle and of the file
 
@@ -78,7 +80,7 @@ var opNames = map[Op]string{
 	OpRegister: "REGISTER", OpPin: "PIN", OpUnpin: "UNPIN", OpMap: "MAP", OpCommit: "COMMIT",
 	OpChange: "CHANGE", OpAdmit: "ADMIT", OpLeaseInfo: "LEASEINFO", OpList: "LIST", OpWho: "WHO",
 	OpWould: "WOULD", OpStat: "STAT", OpSubscribe: "SUBSCRIBE", OpCancel: "CANCEL", OpGrow: "GROW", OpScrub: "SCRUB",
-	OpClaim: "CLAIM", OpShare: "SHARE", OpReclaim: "RECLAIM",
+	OpSeize: "SEIZE", OpExpire: "EXPIRE", OpClaim: "CLAIM", OpShare: "SHARE", OpReclaim: "RECLAIM",
 	OpBreak: "BREAK", OpEvent: "EVENT",
 }
 

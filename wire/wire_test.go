@@ -46,7 +46,7 @@ func samples() []sample {
 			{FileOff: 4096, Len: 4096, WindowOff: 4096, Segment: 2}, {FileOff: 8192, Len: 4096, Segment: 3, FD: 1},
 		}}, 16 + 2*40},
 		{"Commit", &wire.Commit{Lease: 3, Range: rng, Size: wire.NoSize}, 32},
-		{"Change", &wire.Change{Kind: wire.ChangeTruncate, OnHold: wire.OnHoldWait, Range: extent.Range{Off: 5, End: extent.Inf}, Wait: 1e9}, 32},
+		{"Change", &wire.Change{Kind: wire.ChangeTruncate, OnHold: wire.OnHoldWait, Flags: wire.ChangeDropOwn, Range: extent.Range{Off: 5, End: extent.Inf}, Wait: 1e9}, 32},
 		{"Would", &wire.Would{Kind: wire.ChangePunch, Range: rng}, 24},
 		{"List", &wire.List{Kind: wire.ListPins, File: 4, Session: 5}, 24},
 		{"Cancel", &wire.Cancel{Request: 77}, 8},
@@ -253,10 +253,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for op := wire.OpHello; op <= wire.OpShare; op++ {
-		if op == 22 || op == 23 {
-			continue
-		}
+	for op := wire.OpHello; op <= wire.OpReclaim; op++ {
 		if s := op.String(); s == "" || s[0] == 'O' {
 			t.Errorf("operation %d has no name", op)
 		}

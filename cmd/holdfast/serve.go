@@ -46,7 +46,8 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.BoolVar(&cfg.NoMount, "no-mount", false, "serve the socket alone")
 	f.StringVar(&cfg.Socket, "socket", "", "path of the socket (default DIR/socket)")
 	f.StringVar(&cfg.Group, "group", "", "group that may use the socket (default everyone)")
-	f.Var(&policy, "on-hold", "what a change does that meets a pin or an unbreakable lease of others: fail or wait")
+	f.Var(&policy, "on-hold", "what a change does that meets a pin or an unbreakable lease of others: fail, wait, revoke or defer")
+	f.BoolVar(&cfg.AllowKill, "allow-kill", false, "let a change that revokes kill the session of a context that cannot be cut otherwise")
 	f.Var(policyFlag[*layout.OnPass]{&cfg.OnPass}, "on-pass", "what may who was passed a handle of a lease: strict (nothing by that) or share (hold it too)")
 	f.DurationVar(&cfg.BreakTime, "break-time", server.DefaultBreakTime, "how long a holder may take to give back a lease")
 	f.DurationVar(&cfg.MountWait, "mount-wait", server.DefaultMountWait, "how long a change through the mount waits before EAGAIN")
@@ -54,16 +55,13 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	return cmd
 }
 
-// onHold is a flag for the policies that this version has.
+// onHold is a flag for a policy.
 type onHold layout.OnHold
 
 func (o *onHold) Set(text string) error {
 	var policy layout.OnHold
-	switch err := policy.UnmarshalText([]byte(text)); {
-	case err != nil || policy == 0:
-		return fmt.Errorf("%q is no such policy: say fail or wait", text)
-	case policy != layout.Fail && policy != layout.Wait:
-		return fmt.Errorf("%s is not in this version: say fail or wait", text)
+	if err := policy.UnmarshalText([]byte(text)); err != nil || policy == 0 {
+		return fmt.Errorf("%q is no such policy: say fail, wait, revoke or defer", text)
 	}
 	*o = onHold(policy)
 	return nil

@@ -51,7 +51,7 @@ func (a *Arbiter) Break(ctx context.Context, c Caller, file extent.Ino, r extent
 		}
 		a.introduce(sh, c.Session, &out)
 	}
-	in := layout.Input{Op: layout.OpBreak, Session: c.Session, File: file, Range: r, Class: class, OnHold: a.onHold(c), DropOwn: c.DropOwn}
+	in := layout.Input{Op: layout.OpBreak, Session: c.Session, File: file, Range: r, Class: class, OnHold: a.OnHold(c), DropOwn: c.DropOwn}
 	e := a.step(sh, &in, &out)
 	if e.Kind == layout.Queued {
 		return a.awaitChange(ctx, c, sh, e, out)
@@ -97,7 +97,8 @@ func (sh *shard) waitedInVain(file extent.Ino, now layout.Instant, wait time.Dur
 	sh.vain[file] = now.Add(wait)
 }
 
-func (a *Arbiter) onHold(c Caller) layout.OnHold {
+// OnHold returns the policy of a caller's changes: its own, or that of the volume.
+func (a *Arbiter) OnHold(c Caller) layout.OnHold {
 	if c.OnHold == 0 {
 		return a.cfg.OnHold
 	}
@@ -113,7 +114,7 @@ func (a *Arbiter) Would(c Caller, file extent.Ino, r extent.Range, class layout.
 	sh := a.shardOf(file)
 	sh.mu.Lock()
 	a.introduce(sh, c.Session, &out)
-	errno, _ := sh.m.Would(file, r, class, a.onHold(c), c.Session)
+	errno, _ := sh.m.Would(file, r, class, a.OnHold(c), c.Session)
 	found := sh.m.Blockers(file, r, class, c.Session, 0)
 	sh.mu.Unlock()
 	a.warn(a.flush(&out))

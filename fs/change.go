@@ -46,6 +46,7 @@ func (f *FS) change(ctx context.Context, c Caller, i *inode, makePlan func() (pl
 func (f *FS) changeOnce(ctx context.Context, c Caller, i *inode, makePlan func() (plan, error), apply func() error, others []*inode) error {
 	i.mu.RLock()
 	asked, err := makePlan()
+	c = i.byPolicy(c)
 	i.mu.RUnlock()
 	for err == nil {
 		var leave arbiter.Change

@@ -37,6 +37,8 @@ type inode struct {
 	noCaps  bool          // guarded by mu: it is known to have no capabilities
 	version uint64        // guarded by mu: other after each change of its names
 
+	policies Policies // guarded by mu
+
 	linkable bool // guarded by mu: made without a name, and may get one
 
 	// Times that a reader or an overwriter, who hold mu only shared, left for
@@ -96,6 +98,7 @@ func (i *inode) load(v *volume.Volume) {
 		i.loadErr = errGone(i.ino)
 	default:
 		i.n = n
+		i.loadErr = i.loadPolicies(v)
 	}
 }
 

@@ -230,7 +230,9 @@ func (h *holder) pin(l layout.LeaseID, rng extent.Range, access layout.Access) (
 
 type testContext struct{}
 
-func (testContext) Info() arbiter.ContextInfo { return arbiter.ContextInfo{Kind: "test", Name: "test"} }
+func (testContext) Info() arbiter.ContextInfo {
+	return arbiter.ContextInfo{Kind: "test", Name: "test", Can: arbiter.Capabilities{ByWindow: true}}
+}
 
 // wantErr fails unless err is the errno.
 func wantErr(t tester, err error, want syscall.Errno, what string, args ...any) {

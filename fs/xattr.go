@@ -94,7 +94,7 @@ func (f *FS) ListXattr(_ context.Context, c Caller, ino extent.Ino) (list []byte
 }
 
 // SetXattr sets an extended attribute.
-func (f *FS) SetXattr(_ context.Context, _ Caller, ino extent.Ino, name string, value []byte, flags XattrFlags) error {
+func (f *FS) SetXattr(_ context.Context, c Caller, ino extent.Ino, name string, value []byte, flags XattrFlags) error {
 	if err := checkXattrName(name); err != nil {
 		return err
 	}
@@ -104,7 +104,10 @@ func (f *FS) SetXattr(_ context.Context, _ Caller, ino extent.Ino, name string, 
 	if flags&^(XattrCreate|XattrReplace|XattrKillSGID) != 0 {
 		return fmt.Errorf("attribute flags %#x: %w", uint32(flags), syscall.EINVAL)
 	}
-	return f.changeXattr(ino, func(t *txn, i *inode) error {
+	if err := checkPolicy(name, value); err != nil {
+		return err
+	}
+	return f.changeXattr(c, ino, name, value, func(t *txn, i *inode) error {
 		if name == aclAccess || name == aclDefault {
 			return f.setACL(t, i, name, value, flags)
 		}
@@ -113,11 +116,11 @@ func (f *FS) SetXattr(_ context.Context, _ Caller, ino extent.Ino, name string, 
 }
 
 // RemoveXattr removes an extended attribute.
-func (f *FS) RemoveXattr(_ context.Context, _ Caller, ino extent.Ino, name string) error {
+func (f *FS) RemoveXattr(_ context.Context, c Caller, ino extent.Ino, name string) error {
 	if err := checkXattrName(name); err != nil {
 		return err
 	}
-	return f.changeXattr(ino, func(t *txn, i *inode) error {
+	return f.changeXattr(c, ino, name, nil, func(t *txn, i *inode) error {
 		if name == aclAccess || name == aclDefault {
 			return f.dropXattr(t, i, name)
 		}
@@ -125,12 +128,15 @@ func (f *FS) RemoveXattr(_ context.Context, _ Caller, ino extent.Ino, name strin
 	})
 }
 
-// changeXattr does a change of attributes in a transaction of its own.
-func (f *FS) changeXattr(ino extent.Ino, change func(t *txn, i *inode) error) error {
+// changeXattr does a change of an attribute in a transaction of its own. value is what it has then, nil if it is removed.
+func (f *FS) changeXattr(c Caller, ino extent.Ino, name string, value []byte, change func(t *txn, i *inode) error) error {
 	return f.withInode(ino, func(i *inode) error {
 		i.lock()
 		defer i.mu.Unlock()
 		if err := f.writable(); err != nil {
+			return err
+		}
+		if err := i.mayAlter(c, name); err != nil {
 			return err
 		}
 		t := f.begin(i)
@@ -142,6 +148,9 @@ func (f *FS) changeXattr(ino extent.Ino, change func(t *txn, i *inode) error) er
 			t.undo()
 		}
 		i.noCaps = false
+		if err == nil {
+			i.policySet(name, value)
+		}
 		return err
 	})
 }

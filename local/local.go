@@ -87,6 +87,7 @@ type Arbiter interface {
 	Would(c arbiter.Caller, file extent.Ino, r extent.Range, class layout.Class) ([]arbiter.Blocker, syscall.Errno)
 	Seize(ctx context.Context, lease layout.LeaseID) error
 	Expire(ctx context.Context, id layout.SessionID, hangUp func()) error
+	OnHold(c arbiter.Caller) layout.OnHold
 	Leases(f arbiter.Filter) []arbiter.LeaseInfo
 	Pins(f arbiter.Filter) []arbiter.PinInfo
 	Contexts(f arbiter.Filter) []arbiter.ContextInfo
@@ -114,6 +115,8 @@ type Piece struct {
 type FS interface {
 	// Attr returns a file's owner and size.
 	Attr(ctx context.Context, ino extent.Ino) (uid uint32, size int64, err error)
+	// OnHold returns what a file says of changes that meet holds, 0 if nothing.
+	OnHold(ctx context.Context, ino extent.Ino) (layout.OnHold, error)
 	// Map makes the memory of a range of a lease. It fails if the lease does not
 	// cover the range when it is done.
 	Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) ([]Piece, error)

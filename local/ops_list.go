@@ -129,9 +129,13 @@ func (r *request) who() error {
 	if err != nil {
 		return err
 	}
+	c, by, err := r.policy(file.ino, 0)
+	if err != nil {
+		return err
+	}
 	f := arbiter.Filter{File: file.ino}
 	a := &jsonAnswer{r: r}
-	a.text(fmt.Sprintf(`{"file":%d,"leases":`, file.ino))
+	a.text(fmt.Sprintf(`{"file":%d,"on_hold":%q,"by":%q,"leases":`, file.ino, c.OnHold, by))
 	if err := array(a, r.srv.cfg.Arbiter.Leases(f)); err != nil {
 		return err
 	}
@@ -159,20 +163,37 @@ func (r *request) would() error {
 	if err != nil {
 		return err
 	}
-	c := r.toArbiter(r.caller)
-	c.OnHold = layout.OnHold(m.OnHold)
+	c, by, err := r.policy(file.ino, layout.OnHold(m.OnHold))
+	if err != nil {
+		return err
+	}
 	blockers, errno := r.srv.cfg.Arbiter.Would(c, file.ino, m.Range.RoundOut(), class)
 	a := &jsonAnswer{r: r}
 	text := ""
 	if errno != 0 {
 		text = errno.Error()
 	}
-	a.text(fmt.Sprintf(`{"class":%q,"errno":%d,"error":%q,"blockers":`, class, uint(errno), text))
+	a.text(fmt.Sprintf(`{"class":%q,"errno":%d,"error":%q,"on_hold":%q,"by":%q,"blockers":`, class, uint(errno), text, c.OnHold, by))
 	if err := array(a, blockers); err != nil {
 		return err
 	}
 	a.text("}")
 	return a.finish(nil)
+}
+
+// policy returns the caller of a change with the policy that it would have, and by whose word: of the call, the file or the volume.
+func (r *request) policy(ino extent.Ino, o layout.OnHold) (c arbiter.Caller, by string, err error) {
+	c, by = r.toArbiter(r.caller), "call"
+	if o == 0 {
+		by = "file"
+		o, err = r.srv.cfg.FS.OnHold(r.ctx, ino)
+	}
+	if o == 0 {
+		by = "volume"
+		o = r.srv.cfg.Arbiter.OnHold(c)
+	}
+	c.OnHold = o
+	return c, by, err
 }
 
 // class says of what class a change of the file would be.

@@ -62,6 +62,12 @@ func (f localFS) Attr(ctx context.Context, ino extent.Ino) (uid uint32, size int
 	return a.UID, a.Size, err
 }
 
+// OnHold is the file's own policy.
+func (f localFS) OnHold(_ context.Context, ino extent.Ino) (layout.OnHold, error) {
+	p, err := f.FS.Policies(ino)
+	return p.OnHold, err
+}
+
 func (f localFS) Map(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) ([]local.Piece, error) {
 	pieces, err := f.FS.Map(ctx, lease, ino, r, write)
 	if err != nil {

@@ -60,6 +60,8 @@ func newList(use, short string, kind client.ListKind, print func(*asking, *cobra
 
 // who is the answer to WHO.
 type who struct {
+	OnHold string              `json:"on_hold"`
+	By     string              `json:"by"`
 	Leases []arbiter.LeaseInfo `json:"leases"`
 	Pins   []arbiter.PinInfo   `json:"pins"`
 }

@@ -41,6 +41,7 @@ func printWho(w io.Writer, path string, h who) {
 		fmt.Fprintln(w)
 		printPins(w, h.Pins)
 	}
+	fmt.Fprintf(w, "\nA change that meets pins or unbreakable leases: on_hold=%s, as the %s says.\n", h.OnHold, h.By)
 }
 
 // inode returns the number of an open file.

@@ -25,6 +25,8 @@ type would struct {
 	Errno    int               `json:"errno"`
 	Error    string            `json:"error"`
 	Class    string            `json:"class"`
+	OnHold   string            `json:"on_hold"`
+	By       string            `json:"by"`
 	Blockers []arbiter.Blocker `json:"blockers"`
 }
 
@@ -134,4 +136,5 @@ func printWould(w io.Writer, a would) {
 		return
 	}
 	printBlockers(w, a.Blockers)
+	fmt.Fprintf(w, "on_hold=%s, as the %s says\n", a.OnHold, a.By)
 }

@@ -99,6 +99,9 @@ func (f *FS) Attr(_ context.Context, ino extent.Ino) (uint32, int64, error) {
 	return st.Uid, st.Size, err
 }
 
+// OnHold implements local.FS.
+func (f *FS) OnHold(context.Context, extent.Ino) (layout.OnHold, error) { return 0, nil }
+
 // Map implements local.FS.
 func (f *FS) Map(_ context.Context, lease layout.LeaseID, ino extent.Ino, r extent.Range, _ bool) ([]local.Piece, error) {
 	if err := f.arb.Mapped(lease); err != nil {

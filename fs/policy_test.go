@@ -1,0 +1,106 @@
+package fs
+
+import (
+	"errors"
+	"syscall"
+	"testing"
+	"time"
+
+	"holdfast/arbiter"
+	"holdfast/extent"
+	"holdfast/layout"
+)
+
+const onHold = "user.holdfast.on_hold"
+
+// TestPolicyIsTheOwners: who may say what is done about holders of a file, and what he may say.
+func TestPolicyIsTheOwners(t *testing.T) {
+	r := newRig(t)
+	ino := r.file("f", nil)
+	owner, stranger, admin := Caller{UID: r.attr(ino).UID}, Caller{UID: 4711}, Caller{UID: 4711, Admin: true}
+	set := func(c Caller, name, value string) error { return r.SetXattr(ctx, c, ino, name, []byte(value), 0) }
+	for name, values := range map[string][]string{
+		onHold:                   {"fail", "wait", "revoke", "defer"},
+		"user.holdfast.on_close": {"transfer", "block", "abort"},
+		"user.holdfast.on_pass":  {"strict", "share"},
+	} {
+		for _, v := range values {
+			r.must(set(owner, name, v))
+			r.must(set(admin, name, v))
+			wantErr(t, set(stranger, name, v), syscall.EPERM, "%s=%s by a stranger", name, v)
+		}
+		for _, v := range []string{"", "no", values[0] + "\n"} {
+			wantErr(t, set(owner, name, v), syscall.EINVAL, "%s=%q", name, v)
+		}
+		wantErr(t, r.RemoveXattr(ctx, stranger, ino, name), syscall.EPERM, "removal of %s by a stranger", name)
+	}
+	want := Policies{OnHold: layout.Defer, OnClose: layout.Abort, OnPass: layout.Share, HasClose: true, HasPass: true}
+	got := func() Policies {
+		t.Helper()
+		p, err := r.Policies(ino)
+		r.must(err)
+		return p
+	}
+	if got() != want {
+		t.Errorf("policies %+v, want %+v", got(), want)
+	}
+	r.reopen()
+	if got() != want {
+		t.Errorf("policies after a restart %+v, want %+v", got(), want)
+	}
+	r.must(r.RemoveXattr(ctx, owner, ino, onHold))
+	wantErr(t, r.RemoveXattr(ctx, owner, ino, onHold), syscall.ENODATA, "a second removal")
+	r.must(set(owner, "user.holdfast.on_close", "transfer"))
+	want.OnHold, want.OnClose = 0, layout.Transfer
+	if got() != want {
+		t.Errorf("policies after removal %+v, want %+v", got(), want)
+	}
+	r.must(set(stranger, "user.other", "x")) // the kernel has looked at the right to write
+}
+
+// TestPolicyOfTheFile: a truncate of what is pinned fares as the file says, unless the call says something.
+func TestPolicyOfTheFile(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.arbs.BreakTime = time.Millisecond })
+	owner := Caller{}
+	truncate := func(ino extent.Ino, c Caller) error {
+		c.Wait = arbiter.WaitForever
+		_, err := r.SetAttr(ctx, c, ino, SetAttr{Valid: SetSize})
+		return err
+	}
+	for _, policy := range []string{"", "fail", "revoke", "defer"} {
+		ino := r.file("f"+policy, make([]byte, 16*block))
+		h := r.session(4711)
+		l := h.lease(ino, rng(0, 16*block), layout.Write)
+		v := h.mmap(l, ino, rng(0, 16*block), true)
+		c, _ := h.pin(l, rng(0, 16*block), layout.Write)
+		if policy != "" {
+			r.must(r.SetXattr(ctx, owner, ino, onHold, []byte(policy), 0))
+		}
+		switch err := truncate(ino, owner); {
+		case policy == "" || policy == "fail":
+			wantErr(t, err, syscall.ETXTBSY, "truncate under %q", policy)
+		case err != nil:
+			t.Errorf("truncate under %q: %v", policy, err)
+		default:
+			r.must(truncate(ino, Caller{OnHold: layout.Fail})) // to the same size
+		}
+		pins := r.arb.Pins(arbiter.Filter{File: ino})
+		switch dead := v.dead(0); {
+		case policy == "revoke" && (len(pins) != 0 || !dead):
+			t.Errorf("after a truncate that revokes: pins %+v, and the memory is gone: %v", pins, dead)
+		case policy == "defer" && (len(pins) != 1 || len(pins[0].Orphaned) != 1 || pins[0].Orphaned[0].Extent() != rng(0, 16*block) || dead):
+			t.Errorf("after a truncate that is deferred: pins %+v, and the memory is gone: %v", pins, dead)
+		case policy == "defer" && r.vol.Statfs().Orphaned != 16*block:
+			t.Errorf("%d bytes are orphaned", r.vol.Statfs().Orphaned)
+		}
+		v.close()
+		r.must(r.arb.CloseContext(ctx, c))
+		if err := r.arb.CloseLease(ctx, l); err != nil && !errors.Is(err, syscall.ENOENT) {
+			t.Fatal(err)
+		}
+	}
+	r.must(r.Sync(ctx))
+	if s := r.vol.Statfs(); s.Orphaned != 0 {
+		t.Errorf("%d bytes stay orphaned", s.Orphaned)
+	}
+}

@@ -103,11 +103,32 @@ func (a *Arbiter) Modify(ctx context.Context, s layout.SessionID, lease layout.L
 // CloseLease tells that the last copy of the lease's handle is gone. Pinned, it goes over to its contexts; otherwise it is
 // released. A lease that is gone already is no error.
 func (a *Arbiter) CloseLease(ctx context.Context, lease layout.LeaseID) error {
-	_, err := a.do(a.shardFor(uint64(lease)), &layout.Input{Op: layout.OpCloseLease, Lease: lease})
+	_, err := a.do(a.shardFor(uint64(lease)), &layout.Input{Op: layout.OpCloseLease, Lease: lease, OnClose: a.onClose(lease)})
 	if errors.Is(err, syscall.ENOENT) {
 		return nil
 	}
 	return err
+}
+
+// OnCloser is a Storage whose files say what becomes of the pins of a lease whose last handle is closed.
+type OnCloser interface {
+	OnClose(file extent.Ino) layout.OnClose
+}
+
+// onClose returns what the close of the lease's last handle does to its pins. What a close waits for is decided elsewhere.
+func (a *Arbiter) onClose(lease layout.LeaseID) layout.OnClose {
+	s, ok := a.storage.(OnCloser)
+	if !ok {
+		return layout.Transfer
+	}
+	sh := a.shardFor(uint64(lease))
+	sh.mu.Lock()
+	file, pinned := sh.m.PinnedBy(lease)
+	sh.mu.Unlock()
+	if !pinned || s.OnClose(file) != layout.Abort {
+		return layout.Transfer
+	}
+	return layout.Abort
 }
 
 // Mapped tells that windows of the lease were handed out, BEFORE they are: from then on its ranges are free only when detached.

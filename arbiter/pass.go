@@ -98,7 +98,7 @@ func (a *Arbiter) Share(ctx context.Context, id layout.SessionID, lease layout.L
 // LeaveLease tells that the last copy of a session's handle of the lease is gone. Where others hold it too it goes on, else it is
 // CloseLease.
 func (a *Arbiter) LeaveLease(ctx context.Context, id layout.SessionID, lease layout.LeaseID) error {
-	_, err := a.do(a.shardFor(uint64(lease)), &layout.Input{Op: layout.OpCloseLease, Session: id, Lease: lease})
+	_, err := a.do(a.shardFor(uint64(lease)), &layout.Input{Op: layout.OpCloseLease, Session: id, Lease: lease, OnClose: a.onClose(lease)})
 	if errors.Is(err, syscall.ENOENT) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -102,5 +103,35 @@ func TestPolicyOfTheFile(t *testing.T) {
 	r.must(r.Sync(ctx))
 	if s := r.vol.Statfs(); s.Orphaned != 0 {
 		t.Errorf("%d bytes stay orphaned", s.Orphaned)
+	}
+}
+
+// TestCloseAborts: on a file with on_close=abort the close of a lease's handle takes its pins along, and without it does not.
+func TestCloseAborts(t *testing.T) {
+	r := newRig(t)
+	for _, abort := range []bool{false, true} {
+		ino := r.file(fmt.Sprint("f", abort), make([]byte, 4*block))
+		if abort {
+			r.setXattr(ino, "user.holdfast.on_close", "abort")
+		}
+		h := r.session(4711)
+		l := h.lease(ino, rng(0, 4*block), layout.Write)
+		v := h.mmap(l, ino, rng(0, 4*block), true)
+		c, _ := h.pin(l, rng(0, 4*block), layout.Write)
+		sub := r.arb.Subscribe(64)
+		h.release(l)
+		if abort {
+			for ev := range sub.C {
+				if ev.Kind == arbiter.EventRelease {
+					break
+				}
+			}
+		}
+		sub.Close()
+		if n := len(r.arb.Pins(arbiter.Filter{File: ino})); (n == 0) != abort || v.dead(0) != abort {
+			t.Errorf("abort %v: %d pins, and the memory is gone: %v", abort, n, v.dead(0))
+		}
+		v.close()
+		r.must(r.arb.CloseContext(ctx, c))
 	}
 }

@@ -104,6 +104,15 @@ func (s *storage) Unhold(hold uint64) {
 	s.fs().orphans.wake()
 }
 
+// OnClose implements arbiter.OnCloser.
+func (s *storage) OnClose(file extent.Ino) layout.OnClose {
+	p, err := s.fs().Policies(file)
+	if err != nil || !p.HasClose {
+		return layout.Transfer
+	}
+	return p.OnClose
+}
+
 func (s *storage) Unmap(ctx context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
 	return s.fs().endMapping(ctx, file, lease, r, false)
 }

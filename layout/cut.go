@@ -169,6 +169,11 @@ func (m *Machine) seize(in *Input) {
 		m.deny(in, syscall.ENOENT, "no such lease")
 		return
 	}
+	m.take(l)
+}
+
+// take cuts all of the lease, with its pins.
+func (m *Machine) take(l *lease) {
 	l.seq++
 	l.carve(everything, isLive, cutting, false, func(p extent.Range) { m.emitCut(l, p) })
 	m.settle(l)

@@ -156,12 +156,16 @@ func (p *pair) seize(t *rapid.T) {
 		t.Skip("not now")
 	}
 	p.md.remember()
+	p.md.take(l)
+	p.step(Input{Op: OpSeize, Lease: l.id})
+}
+
+func (md *model) take(l *mLease) {
 	for i := range l.has {
 		if l.blocks[i] == live {
 			l.blocks[i] = cutting
 		}
 	}
-	p.step(Input{Op: OpSeize, Lease: l.id})
 }
 
 // dropOwn submits a change whose caller wants its own pins dropped.

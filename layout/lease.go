@@ -293,8 +293,8 @@ func (m *Machine) closeLease(in *Input) {
 	case in.Session != 0 && !l.heldBy(in.Session):
 		m.deny(in, syscall.ENOENT, "the session does not hold the lease")
 		return
-	case in.OnClose != Transfer:
-		m.deny(in, syscall.EOPNOTSUPP, "only on_close = transfer is supported")
+	case in.OnClose == Block || in.OnClose > Abort:
+		m.deny(in, syscall.EINVAL, "what a close waits for is not the lease's to know")
 		return
 	}
 	if l.shared() && in.Session != 0 {
@@ -310,6 +310,10 @@ func (m *Machine) closeLease(in *Input) {
 	}
 	if l.pinned() == 0 {
 		m.release(l, everything, 0)
+		return
+	}
+	if in.OnClose == Abort {
+		m.take(l)
 		return
 	}
 	for _, c := range l.contexts() {

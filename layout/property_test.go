@@ -294,6 +294,14 @@ func (p *pair) closeLease(t *rapid.T) {
 		return
 	}
 	l.closed = true
+	if rapid.IntRange(0, 3).Draw(t, "abort") == 0 {
+		in.OnClose = Abort
+	}
+	if in.OnClose == Abort && p.md.pinned(l) {
+		p.md.take(l)
+		p.step(in)
+		return
+	}
 	if !p.md.pinned(l) {
 		p.md.giveBack(l, everything)
 	} else {

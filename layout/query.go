@@ -18,6 +18,15 @@ func (m *Machine) Lease(id LeaseID) (LeaseInfo, bool) {
 	return l.info(), true
 }
 
+// PinnedBy returns the file of a lease, if it has pins.
+func (m *Machine) PinnedBy(id LeaseID) (extent.Ino, bool) {
+	l := m.leases.get(uint64(id))
+	if l == nil || l.pinned() == 0 {
+		return 0, false
+	}
+	return l.file.ino, true
+}
+
 // Leases describes the leases on a file, or all for file 0, in order of names.
 func (m *Machine) Leases(file extent.Ino) []LeaseInfo {
 	var infos []LeaseInfo

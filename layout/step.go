@@ -21,7 +21,8 @@ const (
 	OpModify
 	// OpReturn{Session, Lease, Range} gives back a range, which may be all → Returned, then Unmap or Released; or Denied.
 	OpReturn
-	// OpCloseLease{Lease, Session}: the last copy of its handle is gone → Released, Unmap or Transferred. A lease that several
+	// OpCloseLease{Lease, Session, OnClose}: the last copy of its handle is gone → Released, Unmap or Transferred; with Abort a lease
+	// with pins is cut instead. A lease that several
 	// sessions hold is left by the one named → Left; without a name by all.
 	OpCloseLease
 	// OpMapped{Lease}: windows were handed out, so that what is returned must be detached first.

@@ -138,6 +138,8 @@ func (d *driver) arg(in *Input, arg datadriven.CmdArg) error {
 		return in.Step.UnmarshalText([]byte(val))
 	case "because":
 		in.Reason = val
+	case "on-close-abort":
+		in.OnClose = Abort
 	case "on-close-block":
 		in.OnClose = Block
 	default:

@@ -87,7 +87,7 @@ const (
 	Transfer OnClose = iota
 	// Block holds the close until the pins are gone. Not built yet: EOPNOTSUPP.
 	Block
-	// Abort revokes the pins first. Not built yet: EOPNOTSUPP.
+	// Abort revokes the pins first.
 	Abort
 )
 

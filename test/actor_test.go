@@ -32,6 +32,7 @@ type Do struct {
 	Lease    client.Options
 	Kind     client.Kind
 	Wait     time.Duration
+	Change   client.ChangeOptions
 	Other    bool // by a session of its own
 }
 

@@ -349,7 +349,10 @@ func (p *Deeds) ChangeTruncate(d Do, _ *Done) error {
 		}
 		defer s.Close()
 	}
-	return errorText(s.Truncate(p.ctx, f, d.Len, client.ChangeOptions{Wait: d.Wait}))
+	if d.Wait != 0 {
+		d.Change.Wait = d.Wait
+	}
+	return errorText(s.Truncate(p.ctx, f, d.Len, d.Change))
 }
 
 // WriteAt writes with write(2), as any program would.

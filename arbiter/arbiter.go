@@ -29,10 +29,12 @@ type Config struct {
 	MaxBreakTime time.Duration // what progress may stretch it to; default twice BreakTime
 	StepTime     time.Duration // how long a step of the cut of a pin may take; default 10 s
 	AllowKill    bool          // the last step may kill
-	MountWait    time.Duration // default 1 s
-	OnHold       layout.OnHold // default layout.Fail
-	Events       int           // how many past events are kept, about; default 4096
-	Log          *slog.Logger  // default: discards
+	// RecallOnChown makes unbreakable leases breakable whose sessions a change of owner has taken the right to them.
+	RecallOnChown bool
+	MountWait     time.Duration // default 1 s
+	OnHold        layout.OnHold // default layout.Fail
+	Events        int           // how many past events are kept, about; default 4096
+	Log           *slog.Logger  // default: discards
 	// Lineage returns the process a thread belongs to, and the parent of that process. The default reads /proc.
 	Lineage func(pid int32) (process, parent int32, err error)
 }
@@ -69,10 +71,12 @@ type shard struct {
 	m       *layout.Machine
 	waiters map[uint64]*waiter // by name of the request
 	holds   map[layout.PinID]uint64
-	ends    map[layout.LeaseID]chan struct{} // of leases whose end somebody waits for
-	vain    map[extent.Ino]layout.Instant    // until when a change through the mount does not wait
-	ring    []rawEvent
-	ringAt  int
+	// unentitled are unbreakable leases that their sessions would not get any more.
+	unentitled map[layout.LeaseID]struct{}
+	ends       map[layout.LeaseID]chan struct{} // of leases whose end somebody waits for
+	vain       map[extent.Ino]layout.Instant    // until when a change through the mount does not wait
+	ring       []rawEvent
+	ringAt     int
 }
 
 // waiter is a caller whose request was queued.
@@ -109,8 +113,10 @@ func New(cfg Config) *Arbiter {
 			waiters: map[uint64]*waiter{},
 			holds:   map[layout.PinID]uint64{},
 			ends:    map[layout.LeaseID]chan struct{}{},
-			vain:    map[extent.Ino]layout.Instant{},
-			ring:    make([]rawEvent, 0, max(cfg.Events/cfg.Shards, 1)),
+
+			unentitled: map[layout.LeaseID]struct{}{},
+			vain:       map[extent.Ino]layout.Instant{},
+			ring:       make([]rawEvent, 0, max(cfg.Events/cfg.Shards, 1)),
 		}
 		s.due.Store(int64(never))
 		a.shards = append(a.shards, s)

@@ -56,6 +56,7 @@ func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out 
 		out.detach = append(out.detach, detach{true, e.File, e.Lease, e.Range})
 	case layout.Released:
 		out.put = append(out.put, e.File)
+		delete(sh.unentitled, e.Lease)
 		if ch := sh.ends[e.Lease]; ch != nil {
 			close(ch)
 			delete(sh.ends, e.Lease)

@@ -18,6 +18,7 @@ func (a *Arbiter) Leases(f Filter) []LeaseInfo {
 		for i := range infos {
 			if info := a.leaseInfo(&infos[i]); f.matches(info.Session, info.PID) {
 				info.Path = a.storage.Path(info.File)
+				info.Unentitled = info.Unbreakable && a.isUnentitled(info.ID)
 				found = append(found, info)
 			}
 		}

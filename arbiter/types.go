@@ -171,6 +171,7 @@ type LeaseInfo struct {
 	Closed      bool               `json:"closed"`     // the last handle is gone; contexts own it
 	Unattended  bool               `json:"unattended"` // its session has ended
 	Unclaimed   bool               `json:"unclaimed,omitempty"`
+	Unentitled  bool               `json:"unentitled"` // it is unbreakable, and its session would not get it any more. In listings only
 	Pins        int                `json:"pins"`
 	Contexts    []layout.ContextID `json:"contexts,omitempty"`
 	Holders     []Holding          `json:"holders,omitempty"` // where several sessions hold it, all of them

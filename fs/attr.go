@@ -86,6 +86,14 @@ func (f *FS) SetAttr(ctx context.Context, c Caller, ino extent.Ino, s SetAttr) (
 		return Attr{}, err
 	}
 	defer f.put(i)
+	a, err := f.setAttr(ctx, c, i, s)
+	if err == nil && s.Valid&SetUID != 0 {
+		f.arb.OwnerChanged(ino, a.UID)
+	}
+	return a, err
+}
+
+func (f *FS) setAttr(ctx context.Context, c Caller, i *inode, s SetAttr) (Attr, error) {
 	if s.Valid&SetSize != 0 {
 		return f.setSize(ctx, c, i, s)
 	}

@@ -135,3 +135,23 @@ func TestCloseAborts(t *testing.T) {
 		r.must(r.arb.CloseContext(ctx, c))
 	}
 }
+
+// TestChownIsTold: an unbreakable lease on a file that was given to somebody else is listed so.
+func TestChownIsTold(t *testing.T) {
+	r := newRig(t)
+	ino := r.file("f", make([]byte, block))
+	id, err := r.arb.OpenSession(arbiter.SessionInfo{Kind: "test", UID: 1000})
+	r.must(err)
+	h := &holder{r: r, id: id, events: make(chan arbiter.Event, 64)}
+	for _, owner := range []uint32{1000, 2000, 1000} {
+		_, err := r.SetAttr(ctx, Caller{Admin: true}, ino, SetAttr{Valid: SetUID, UID: owner})
+		r.must(err)
+		if len(r.arb.Leases(arbiter.Filter{})) == 0 {
+			h.acquire(arbiter.AcquireRequest{File: ino, Range: rng(0, block), Access: layout.Write, Unbreakable: true})
+		}
+		if l := r.arb.Leases(arbiter.Filter{})[0]; l.Unentitled != (owner == 2000) || !l.Unbreakable {
+			t.Errorf("the file is %d's: %+v", owner, l)
+		}
+	}
+	h.release(r.arb.Leases(arbiter.Filter{})[0].ID)
+}

@@ -54,6 +54,8 @@ type Config struct {
 	OnPass layout.OnPass
 	// AllowKill lets a change that revokes kill a session as the last resort.
 	AllowKill bool
+	// RecallOnChown makes unbreakable leases breakable when a file goes to another owner than their holders.
+	RecallOnChown bool
 	// BreakTime is how long a holder may take to give back.
 	BreakTime time.Duration
 	// MountWait bounds the wait of a change through the mount.

@@ -49,6 +49,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.Var(&policy, "on-hold", "what a change does that meets a pin or an unbreakable lease of others: fail, wait, revoke or defer")
 	f.BoolVar(&cfg.AllowKill, "allow-kill", false, "let a change that revokes kill the session of a context that cannot be cut otherwise")
 	f.Var(policyFlag[*layout.OnPass]{&cfg.OnPass}, "on-pass", "what may who was passed a handle of a lease: strict (nothing by that) or share (hold it too)")
+	f.BoolVar(&cfg.RecallOnChown, "recall-on-chown", false, "make unbreakable leases breakable whose holder is not the owner of the file any more")
 	f.DurationVar(&cfg.BreakTime, "break-time", server.DefaultBreakTime, "how long a holder may take to give back a lease")
 	f.DurationVar(&cfg.MountWait, "mount-wait", server.DefaultMountWait, "how long a change through the mount waits before EAGAIN")
 	f.BoolVar(&cfg.LogJSON, "log-json", false, "log lines as JSON objects")

@@ -105,6 +105,9 @@ func leaseState(l arbiter.LeaseInfo) string {
 	case l.Closed:
 		s += ",closed"
 	}
+	if l.Unentitled {
+		s += ",unentitled"
+	}
 	return s
 }
 

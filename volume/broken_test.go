@@ -120,6 +120,7 @@ func TestBrokenIsFound(t *testing.T) {
 		"no intent record, insert": {"insert-many", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
 			return d, hasty{s}
 		})}, crashtest.ErrLost},
+		"no busy list, defrag": {"defrag", crashtest.Options{After: (*volume.Volume).SettleEarly}, crashtest.ErrForeign},
 		"no orphan records": {"defer", crashtest.Options{Wrap: wrap(func(d device.Device, s store.Store) (device.Device, store.Store) {
 			return d, releasing{s}
 		})}, crashtest.ErrReleased},

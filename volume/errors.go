@@ -47,6 +47,8 @@ var (
 	ErrIsolated = fmt.Errorf("range is in a window already: %w", syscall.EINVAL)
 	// ErrSegment says that blocks lie in a window that is not attached.
 	ErrSegment = fmt.Errorf("window is not attached: %w", syscall.EIO)
+	// ErrOwners says that other files have the blocks, too, than was thought.
+	ErrOwners = fmt.Errorf("blocks have other owners by now: %w", syscall.EAGAIN)
 	// ErrDeleted says that the inode's blocks are gone.
 	ErrDeleted = fmt.Errorf("inode was deleted: %w", syscall.ESTALE)
 )

@@ -20,8 +20,12 @@ type space struct {
 	orphans orphanTable
 	// promised are held blocks that a file is about to give up, and has not yet.
 	promised rangeSet
-	ahead    map[*Inode]struct{} // who has blocks in Inode.ahead
-	aheadN   int64
+	// limit, if it is not 0, is from where on nothing is given to files: what is free there
+	// is in away.
+	limit  int64
+	away   rangeSet
+	ahead  map[*Inode]struct{} // who has blocks in Inode.ahead
+	aheadN int64
 }
 
 // busyRun has lost a reference, for good once all batches up to seq are durable. If
@@ -35,8 +39,13 @@ type busyRun struct {
 func (s *space) extend(r run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, r := range s.away.list() { // it is not to shrink any more
+		s.free.give(run{r.Off, r.Len()})
+	}
+	s.away.clear()
+	s.limit = 0
 	s.total += r.len
-	s.free.give(r)
+	s.putFree(r)
 }
 
 // retire puts on the busy list what batch seq takes references from. It returns what
@@ -91,13 +100,13 @@ func (s *space) give(runs []run) (held []run) {
 		pos := r.off
 		s.held.in(r.rng(), func(h extent.Range, _ []uint32) {
 			if pos < h.Off {
-				s.free.give(run{pos, h.Off - pos})
+				s.putFree(run{pos, h.Off - pos})
 			}
 			held = append(held, run{h.Off, h.Len()})
 			pos = h.End
 		})
 		if end := r.off + r.len; pos < end {
-			s.free.give(run{pos, end - pos})
+			s.putFree(run{pos, end - pos})
 		}
 	}
 	return held
@@ -127,7 +136,7 @@ func (s *space) reuse(ready []extent.Range) {
 	defer s.mu.Unlock()
 	for _, r := range ready {
 		s.busyLen -= r.End - r.Off
-		s.free.give(run{r.Off, r.End - r.Off})
+		s.putFree(run{r.Off, r.End - r.Off})
 	}
 }
 
@@ -145,7 +154,7 @@ func (s *space) take(n *Inode, want, ahead, goal, next int64) ([]run, bool) {
 		r, ok := s.free.take(want+ahead, goal)
 		if !ok {
 			for _, r := range out {
-				s.free.give(r)
+				s.putFree(r)
 			}
 			return nil, false
 		}
@@ -190,7 +199,7 @@ func (s *space) clearAhead(n *Inode) {
 // dropAhead frees what n has ahead. It needs mu.
 func (s *space) dropAhead(n *Inode) {
 	if n.ahead.len > 0 {
-		s.free.give(n.ahead)
+		s.putFree(n.ahead)
 		s.clearAhead(n)
 	}
 }

@@ -331,6 +331,33 @@ func (s *sums) record(blocks []extent.Range) error {
 	return s.recordChunks(ks)
 }
 
+// cutOff takes out the checksums of blocks at and behind size, where nobody has any.
+func (s *sums) cutOff(size int64) error {
+	s.order.Lock()
+	defer s.order.Unlock()
+	first := (size + sumSpan - 1) / sumSpan
+	s.mu.Lock()
+	for k := range s.chunks {
+		if k >= first {
+			delete(s.chunks, k)
+		}
+	}
+	s.mu.Unlock()
+	for {
+		b := s.v.batch()
+		err := s.v.st.Scan(sumKey(first), after(prefixSums), func(k, _ []byte) (bool, error) {
+			b.Delete(slices.Clone(k))
+			return b.Ops() < store.MaxOps, nil
+		})
+		if err != nil || b.Ops() == 0 {
+			return err
+		}
+		if _, err := s.v.apply(b); err != nil {
+			return err
+		}
+	}
+}
+
 // recordAll brings all checksums into the store that it lacks.
 func (s *sums) recordAll() error {
 	s.mu.RLock()

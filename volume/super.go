@@ -163,9 +163,9 @@ func verify(dev device.Device, st store.Reader) (onDev, inStore superblock, err 
 	if inStore, err = readStoreSuper(st); err != nil {
 		return onDev, inStore, fmt.Errorf("store: %w", err)
 	}
-	// The store goes first when the volume grows, too.
-	grown := onDev.size < inStore.size && onDev.generation == inStore.generation
-	if onDev.uuid != inStore.uuid || onDev.features != inStore.features || onDev.size != inStore.size && !grown {
+	// The store goes first when the size changes, too.
+	resized := onDev.generation == inStore.generation
+	if onDev.uuid != inStore.uuid || onDev.features != inStore.features || onDev.size != inStore.size && !resized {
 		return onDev, inStore, fmt.Errorf("device is of volume %s (%d bytes), store of %s (%d bytes): %w",
 			onDev.uuid, onDev.size, inStore.uuid, inStore.size, ErrMismatch)
 	}

@@ -112,7 +112,7 @@ func (v *Volume) claim(o Options) error {
 		v.sums = &sums{v: v, most: sumCache, chunks: make(map[int64]*sumChunk)}
 	}
 	v.size.Store(v.id.size)
-	if onDev.generation < inStore.generation || onDev.size < inStore.size {
+	if onDev.generation < inStore.generation || onDev.size != inStore.size {
 		// Bring the device up first, so that it is never more than one step behind.
 		if err := writeDeviceSuper(v.dev, &v.id); err != nil {
 			return err
@@ -190,7 +190,7 @@ func (v *Volume) Statfs() Statfs {
 	return Statfs{Total: i.Total, Free: i.Free + i.Busy + i.Ahead, Files: v.files.Load(), Orphaned: i.Orphaned}
 }
 
-// Info describes an open volume. Total is the sum of used bytes and of the four
+// Info describes an open volume. Total is the sum of used bytes and of the five
 // that follow it.
 type Info struct {
 	UUID       uuid.UUID `json:"uuid"`
@@ -201,6 +201,7 @@ type Info struct {
 	Busy       int64     `json:"busy"`      // freed by a batch that is not durable yet
 	Ahead      int64     `json:"ahead"`     // kept for files that grow
 	Orphaned   int64     `json:"orphaned"`  // given up by their file, but held
+	Away       int64     `json:"away"`      // free, but at the end that is to be cut off
 	Shared     int64     `json:"shared"`    // of what is used: what several files have, counted once
 	FreeRuns   int       `json:"free_runs"` // the runs that Free consists of
 	Holds      int       `json:"holds"`     // see Inode.Hold
@@ -223,7 +224,7 @@ func (v *Volume) Info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.Total, i.Free, i.Busy, i.Ahead, i.Orphaned = s.total, s.free.bytes(), s.busyLen, s.aheadN, s.orphans.bytes
-	i.Shared = s.refs.bytes
+	i.Shared, i.Away = s.refs.bytes, s.away.bytes
 	i.FreeRuns, i.Holds = s.free.bySize.Len(), len(s.held.byID)
 	return i
 }

@@ -24,6 +24,7 @@ type Recording struct {
 	names       names
 	files       map[extent.Ino]*fileModel
 	sizes       []growth
+	shrunk      []growth
 	kept        []*Kept
 }
 
@@ -65,7 +66,7 @@ func (p paced) Apply(b *store.Batch) error {
 // recording ends the world.
 func (w *World) recording(end int) *Recording {
 	w.end()
-	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files, sizes: w.sizes, kept: w.kept}
+	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files, sizes: w.sizes, shrunk: w.shrunk, kept: w.kept}
 	r.o.Fault, r.o.Wrap, r.o.After = nil, nil, nil
 	for _, f := range r.files {
 		for i, c := range f.changes {

@@ -72,6 +72,11 @@ func (l *left) verify(cut int) error {
 			return fmt.Errorf("the volume has %d bytes of %d: %w", i.Size, g.size, ErrShrunk)
 		}
 	}
+	for _, g := range l.r.shrunk {
+		if i := l.vol.Info(); g.over(cut) && i.Size != g.size && !l.r.grows(cut) {
+			return fmt.Errorf("the volume has %d bytes, not %d: %w", i.Size, g.size, ErrShrunk)
+		}
+	}
 	used, shared := l.bytes(), int64(0)
 	for _, n := range l.used {
 		if n > 1 {
@@ -86,6 +91,11 @@ func (l *left) verify(cut int) error {
 		return err
 	}
 	return l.verifyTails()
+}
+
+// grows reports whether the volume may have grown at cut.
+func (r *Recording) grows(cut int) bool {
+	return slices.ContainsFunc(r.sizes, func(g growth) bool { return g.began(cut) })
 }
 
 // bytes returns how much files have.

@@ -34,6 +34,7 @@ type World struct {
 	tree   tree // now
 	files  map[extent.Ino]*fileModel
 	sizes  []growth
+	shrunk []growth
 	kept   []*Kept
 	last   extent.Ino // that was given out
 	gen    uint32

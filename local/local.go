@@ -133,6 +133,10 @@ type FS interface {
 	// Scrub does a step of looking for damage, and reads about that many bytes of content;
 	// what is returned is shown as JSON, and tells the cursor of the next step.
 	Scrub(ctx context.Context, cursor []byte, bytes int64) (any, error)
+	// Defrag brings the blocks of a file together, and Evacuate makes the volume smaller; what
+	// is returned is shown as JSON. Without force what is held stays where it is.
+	Defrag(ctx context.Context, c arbiter.Caller, ino extent.Ino, force bool) (any, error)
+	Evacuate(ctx context.Context, c arbiter.Caller, size int64, force bool) (any, error)
 	// Orphans lists the blocks that files have given up and somebody still reaches.
 	Orphans() []Orphan
 	// Stat describes a file: what is returned is shown as JSON.

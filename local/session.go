@@ -89,6 +89,8 @@ func operations() map[wire.Op]operation {
 		wire.OpShare:     {(*request).shareLease, true},
 		wire.OpSeize:     {(*request).seize, true},
 		wire.OpExpire:    {(*request).expire, true},
+		wire.OpDefrag:    {(*request).defrag, true},
+		wire.OpEvacuate:  {(*request).evacuate, true},
 		wire.OpPin:       {(*request).pin, true},
 		wire.OpUnpin:     {(*request).unpin, true},
 		wire.OpWould:     {(*request).would, true},

@@ -85,6 +85,16 @@ func (f localFS) Scrub(ctx context.Context, cursor []byte, bytes int64) (any, er
 	return f.FS.Scrub(ctx, cursor, bytes)
 }
 
+// Defrag is what holdfast defrag shows.
+func (f localFS) Defrag(ctx context.Context, c fs.Caller, ino extent.Ino, force bool) (any, error) {
+	return f.FS.Defrag(ctx, c, ino, force)
+}
+
+// Evacuate is what holdfast evacuate shows.
+func (f localFS) Evacuate(ctx context.Context, c fs.Caller, size int64, force bool) (any, error) {
+	return f.FS.Evacuate(ctx, c, size, force)
+}
+
 // Orphans is what holdfast orphans shows.
 func (f localFS) Orphans() []local.Orphan {
 	list := f.FS.Orphans()

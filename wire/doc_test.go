@@ -45,6 +45,8 @@ func operations() []documented {
 		{wire.OpClaim, &wire.ID{}, &wire.Empty{}, false},
 		{wire.OpShare, &wire.ID{}, &wire.LeaseReply{}, true},
 		{wire.OpReclaim, &wire.Reclaim{}, &wire.Reclaimed{}, false},
+		{wire.OpDefrag, &wire.Defrag{}, nil, false},
+		{wire.OpEvacuate, &wire.Evacuate{}, nil, false},
 		{wire.OpBreak, nil, &wire.Break{}, false},
 		{wire.OpEvent, nil, nil, false},
 	}

@@ -70,6 +70,8 @@ const (
 	OpExpire    Op = 23 // ends a session and takes all that it holds
 	OpClaim     Op = 24 // makes a context the session's own; descriptor of its handle
 	OpShare     Op = 25 // joins those who hold a lease; descriptors of its handle and of the file
+	OpDefrag    Op = 27 // brings the blocks of a file together; data descriptor
+	OpEvacuate  Op = 28 // makes the volume smaller
 
 	OpBreak Op = 64 // server to lease handle: the lease is wanted back
 	OpEvent Op = 65 // server to session: an event of the stream
@@ -81,6 +83,7 @@ var opNames = map[Op]string{
 	OpChange: "CHANGE", OpAdmit: "ADMIT", OpLeaseInfo: "LEASEINFO", OpList: "LIST", OpWho: "WHO",
 	OpWould: "WOULD", OpStat: "STAT", OpSubscribe: "SUBSCRIBE", OpCancel: "CANCEL", OpGrow: "GROW", OpScrub: "SCRUB",
 	OpSeize: "SEIZE", OpExpire: "EXPIRE", OpClaim: "CLAIM", OpShare: "SHARE", OpReclaim: "RECLAIM",
+	OpDefrag: "DEFRAG", OpEvacuate: "EVACUATE",
 	OpBreak: "BREAK", OpEvent: "EVENT",
 }
 
@@ -96,7 +99,7 @@ func (o Op) String() string {
 // operation carries.
 func (o Op) Descriptors() (least, most int) {
 	switch o {
-	case OpAcquire, OpChange, OpAdmit, OpWho, OpWould, OpStat, OpClaim:
+	case OpAcquire, OpChange, OpAdmit, OpWho, OpWould, OpStat, OpClaim, OpDefrag:
 		return 1, 1
 	case OpShare:
 		return 2, 2

@@ -253,7 +253,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for op := wire.OpHello; op <= wire.OpReclaim; op++ {
+	for op := wire.OpHello; op <= wire.OpEvacuate; op++ {
 		if s := op.String(); s == "" || s[0] == 'O' {
 			t.Errorf("operation %d has no name", op)
 		}

@@ -120,6 +120,6 @@ Start with:  holdfast serve`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newOrphans(), newWho(), newWould(), newEvents(), newStat(),
-		newGrow(), newScrub(), newClone(), newSnapshot(), newFallocate(), newSeize(), newExpire())
+		newGrow(), newEvacuate(), newDefrag(), newScrub(), newClone(), newSnapshot(), newFallocate(), newSeize(), newExpire())
 	return root
 }

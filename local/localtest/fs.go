@@ -251,6 +251,16 @@ func (f *FS) Grow(_ context.Context, size int64) (int64, error) {
 	return size, nil
 }
 
+// Defrag implements local.FS.
+func (f *FS) Defrag(context.Context, arbiter.Caller, extent.Ino, bool) (any, error) {
+	return nil, syscall.EOPNOTSUPP
+}
+
+// Evacuate implements local.FS.
+func (f *FS) Evacuate(context.Context, arbiter.Caller, int64, bool) (any, error) {
+	return nil, syscall.EOPNOTSUPP
+}
+
 // Orphans implements local.FS.
 func (f *FS) Orphans() []local.Orphan { return nil }
 

@@ -48,10 +48,19 @@ func (f *FS) changeOnce(ctx context.Context, c Caller, i *inode, makePlan func()
 	asked, err := makePlan()
 	c = i.byPolicy(c)
 	i.mu.RUnlock()
+	diverted := false
 	for err == nil {
 		var leave arbiter.Change
 		if asked.meets() {
-			if leave, err = f.arb.Break(ctx, c, i.ino, asked.r, asked.class); err != nil {
+			leave, err = f.arb.Break(ctx, c, i.ino, asked.r, asked.class)
+			if err != nil && !diverted && f.diverted(ctx, c, i, asked, err) {
+				diverted = true
+				i.mu.RLock()
+				asked, err = makePlan()
+				i.mu.RUnlock()
+				continue
+			}
+			if err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,8 @@
 // held the arbiter is asked, which may take long. Then the inode is locked and
 // the plan made again; if it has grown beyond what the arbiter gave leave for, it
 // is asked anew. Only then is anything altered.
+// Where a write to shared blocks is refused for who reaches them directly, the other files that
+// have them get copies first, and it goes on.
 //
 // # Windows
 //

@@ -45,35 +45,47 @@ const maxSharers = 4096
 // changed then. A crash leaves each file with the old blocks or the new. It needs all
 // inodes exclusive.
 func (v *Volume) Move(rs []extent.Range, inodes []*Inode, together bool) error {
-	for _, n := range inodes {
-		if _, err := n.mutable(); err != nil {
-			return err
-		}
-		if err := n.recordNow(); err != nil {
-			return fmt.Errorf("inode %d: %w", n.Ino, err)
-		}
-	}
-	m := move{v: v, inodes: make(map[extent.Ino]*Inode), b: v.batch(), last: make(map[extent.Ino]bool)}
-	for _, n := range inodes {
-		m.inodes[n.Ino] = n
+	m, err := v.begin(inodes)
+	if err != nil {
+		return err
 	}
 	from, err := m.find(rs)
 	if err != nil || len(from) == 0 {
 		return err
 	}
+	return m.run(from, together)
+}
+
+// begin prepares for moving blocks of files.
+func (v *Volume) begin(inodes []*Inode) (*move, error) {
+	m := &move{v: v, inodes: make(map[extent.Ino]*Inode), b: v.batch(), last: make(map[extent.Ino]bool)}
+	for _, n := range inodes {
+		if _, err := n.mutable(); err != nil {
+			return nil, err
+		}
+		if err := n.recordNow(); err != nil {
+			return nil, fmt.Errorf("inode %d: %w", n.Ino, err)
+		}
+		m.inodes[n.Ino] = n
+	}
+	return m, nil
+}
+
+// run moves from, of which uses tells who has it.
+func (m *move) run(from []extent.Range, together bool) error {
 	if err := m.check(); err != nil {
 		return err
 	}
 	parts, err := m.allocate(from, together)
 	if err != nil {
-		return fmt.Errorf("move %v of the device: %w", rs, err)
+		return fmt.Errorf("move %v of the device: %w", from, err)
 	}
 	if err := m.copy(parts); err != nil {
-		v.space.give(movedRuns(parts))
+		m.v.space.give(movedRuns(parts))
 		return err
 	}
 	if err := m.turn(parts); err != nil {
-		return v.fail(err)
+		return m.v.fail(err)
 	}
 	return nil
 }
@@ -83,6 +95,7 @@ type move struct {
 	v      *Volume
 	inodes map[extent.Ino]*Inode
 	uses   []Use
+	shared bool // with a file that keeps the blocks, and may be held there
 
 	b     *batch
 	lost  []run               // what b takes references from
@@ -144,7 +157,7 @@ func (m *move) check() error {
 			busy = busy || e.home-e.off != u.Device.Off-u.Range.Off
 			return !busy
 		})
-		s.held.in(u.Device, func(extent.Range, []uint32) { busy = true })
+		s.held.in(u.Device, func(extent.Range, []uint32) { busy = busy || !m.shared })
 		if busy {
 			return fmt.Errorf("inode %d: %v is reached directly: %w", u.Ino, u.Range, syscall.EBUSY)
 		}

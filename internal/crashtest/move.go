@@ -3,7 +3,9 @@ package crashtest
 import (
 	"fmt"
 
+	"holdfast/arbiter"
 	"holdfast/fs"
+	"holdfast/layout"
 )
 
 // Defrag brings a file's blocks together. Its content is what it was at any moment.
@@ -36,6 +38,55 @@ func (w *World) Evacuate(size int64) {
 	if err == nil {
 		w.shrunk = append(w.shrunk, growth{s, size})
 	}
+}
+
+// Pin lets somebody reach a range directly, for reading, until the end.
+func (w *World) Pin(p string, off, n int64) {
+	w.t.Helper()
+	f := w.file(p)
+	if f == nil {
+		return
+	}
+	_, _ = w.do("pin "+p, func() error {
+		id, err := w.arb.OpenSession(arbiter.SessionInfo{Kind: "test", PID: 4711})
+		if err != nil {
+			return err
+		}
+		l, err := w.arb.Acquire(w.ctx, id, arbiter.AcquireRequest{File: f.ino, Range: within(off, n), Access: layout.Read}, nobody{})
+		if err != nil {
+			return err
+		}
+		c, err := w.arb.Register(id, reaching{})
+		if err == nil {
+			_, err = w.arb.Pin(w.ctx, id, c, l.ID, within(off, n), layout.Read)
+		}
+		return err
+	})
+}
+
+type reaching struct{}
+
+func (reaching) Info() arbiter.ContextInfo { return arbiter.ContextInfo{Kind: "test"} }
+
+// diverts writes to shared blocks that are pinned: the clones get the copies.
+func diverts(w *World) {
+	w.Create("/f")
+	w.Create("/g")
+	w.Create("/h")
+	w.Write("/f", 0, 6*block)
+	w.Fsync("/f")
+	w.Clone("/f", 0, "/g", 0, 6*block)
+	w.Clone("/f", block, "/h", 0, 3*block)
+	w.Fsync("/g")
+	w.Fsync("/h")
+	w.Pin("/f", 0, 6*block)
+	w.Begin()
+	w.Write("/f", block+100, 2*block)
+	w.Fsync("/f")
+	w.Write("/f", 5*block, block)
+	w.Write("/g", 0, block)
+	w.Fsync("/g")
+	w.Fsync("/f")
 }
 
 // scatter makes files of blocks that lie far behind and apart, and share some.

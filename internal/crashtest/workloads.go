@@ -34,6 +34,7 @@ func Workloads() []Workload {
 		{Name: "insert-many", Size: 3 << 20, Run: func(w *World) { many(w, func() { w.Insert("/f", 3*block, 100*block) }) }},
 		{Name: "zero", Run: zeroes},
 		{Name: "defrag", Run: defrags},
+		{Name: "divert", Run: diverts},
 		{Name: "evacuate", Run: evacuates},
 		{Name: "defer", Size: 320 * kib, Run: defers},
 		{Name: "defer-shared", Run: defersShared},

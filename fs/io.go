@@ -107,12 +107,17 @@ type write struct {
 	off                  int64
 	appending, writeback bool
 	caps                 bool // the file may have capabilities, which go
+	part                 bool // there is no space for all, also after those were asked who keep orphans
 }
 
 // do writes all or nothing, but for errors of the device.
 func (w *write) do(ctx context.Context) error {
 	done, err := w.overwrite()
-	if !done && err == nil {
+	switch {
+	case done || err != nil:
+	case w.part:
+		err = w.f.changeOnce(ctx, w.c, w.i, w.plan, w.apply, nil)
+	default:
 		err = w.f.change(ctx, w.c, w.i, w.plan, w.apply)
 	}
 	if w.caps {
@@ -130,6 +135,7 @@ func (w *write) some(ctx context.Context, full error) (int, error) {
 		start = w.i.n.Attr.Size
 		w.i.mu.RUnlock()
 	}
+	w.part = true
 	lo, hi := start, start+int64(len(p)) // up to lo it is written, up to hi it cannot be
 	for {
 		end := extent.RoundDown(lo + (hi-lo)/2)

@@ -37,6 +37,8 @@ type Config struct {
 	Log           *slog.Logger  // default: discards
 	// Lineage returns the process a thread belongs to, and the parent of that process. The default reads /proc.
 	Lineage func(pid int32) (process, parent int32, err error)
+	// Closer looks at a thread that closes a descriptor. The default reads /proc.
+	Closer func(thread int32) (Closer, error)
 }
 
 // Arbiter runs the layout machines.
@@ -75,6 +77,7 @@ type shard struct {
 	unentitled map[layout.LeaseID]struct{}
 	ends       map[layout.LeaseID]chan struct{} // of leases whose end somebody waits for
 	vain       map[extent.Ino]layout.Instant    // until when a change through the mount does not wait
+	closing    map[extent.Ino][]chan struct{}   // closes that wait for pins to go
 	ring       []rawEvent
 	ringAt     int
 }
@@ -116,6 +119,7 @@ func New(cfg Config) *Arbiter {
 
 			unentitled: map[layout.LeaseID]struct{}{},
 			vain:       map[extent.Ino]layout.Instant{},
+			closing:    map[extent.Ino][]chan struct{}{},
 			ring:       make([]rawEvent, 0, max(cfg.Events/cfg.Shards, 1)),
 		}
 		s.due.Store(int64(never))
@@ -150,6 +154,9 @@ func setDefaults(cfg *Config) {
 	}
 	if cfg.Lineage == nil {
 		cfg.Lineage = procLineage
+	}
+	if cfg.Closer == nil {
+		cfg.Closer = procCloser
 	}
 }
 

@@ -68,6 +68,9 @@ func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out 
 			out.unhold = append(out.unhold, hold)
 		}
 		delete(sh.holds, e.Pin)
+		sh.pinsLess(e.File)
+	case layout.Moved:
+		sh.pinsLess(e.File)
 	case layout.Ended:
 		if e.Session != 0 {
 			out.ended = append(out.ended, e.Session)

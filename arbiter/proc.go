@@ -74,35 +74,44 @@ func (a *Arbiter) sessionsOf(pid int32) []layout.SessionID {
 	return nil
 }
 
-// lineage asks who a thread's process and parent are, but not longer than it may: reading /proc of a process that is in execve
-// can hang with the very request that asks. A reader that hangs keeps its token, so there are never many.
+// lineage asks who a thread's process and parent are.
 func (a *Arbiter) lineage(pid int32, timeout <-chan time.Time) (process, parent int32, ok bool) {
+	both, ok := look(a, timeout, func() (both [2]int32, err error) {
+		both[0], both[1], err = a.cfg.Lineage(pid)
+		return both, err
+	})
+	return both[0], both[1], ok
+}
+
+// look asks /proc, but not longer than it may: reading what it says of a process that is in execve can hang with the very request
+// that asks. A reader that hangs keeps its token, so there are never many.
+func look[T any](a *Arbiter, timeout <-chan time.Time, read func() (T, error)) (seen T, ok bool) {
 	select {
 	case a.lookups <- struct{}{}:
 	default:
-		return 0, 0, false
+		return seen, false
 	}
 	type result struct {
-		process, parent int32
-		err             error
+		seen T
+		err  error
 	}
 	ch := make(chan result, 1)
 	go func() {
-		p, pp, err := a.cfg.Lineage(pid)
+		v, err := read()
 		<-a.lookups
-		ch <- result{p, pp, err}
+		ch <- result{v, err}
 	}()
 	select {
 	case r := <-ch:
-		return r.process, r.parent, r.err == nil
+		return r.seen, r.err == nil
 	case <-timeout:
 	case <-a.ctx.Done():
 	}
 	select {
 	case r := <-ch: // the machine was busy elsewhere, not /proc
-		return r.process, r.parent, r.err == nil
+		return r.seen, r.err == nil
 	default:
-		return 0, 0, false
+		return seen, false
 	}
 }
 

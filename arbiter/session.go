@@ -82,6 +82,9 @@ func (a *Arbiter) endInShards(s *session) {
 		if s.opened[i].Load() { // requests after this find it ended
 			a.step(sh, &layout.Input{Op: layout.OpEndSession, Session: s.id}, &out)
 		}
+		for file := range sh.closing { // it may have been the closer's
+			sh.pinsLess(file)
+		}
 		sh.mu.Unlock()
 		a.warn(a.flush(&out))
 	}

@@ -81,15 +81,16 @@ type ContextInfo struct {
 
 // SessionInfo describes a session.
 type SessionInfo struct {
-	ID    layout.SessionID `json:"session"`
-	Kind  string           `json:"kind"`
-	Name  string           `json:"name"` // of the program or host
-	PID   int32            `json:"pid"`
-	UID   uint32           `json:"uid"`
-	GID   uint32           `json:"gid"`
-	Since time.Time        `json:"since"`
-	Start uint64           `json:"-"`     // of the process, in clock ticks since boot; 0: nothing is kept of it beyond this server
-	Ended bool             `json:"ended"` // gone, but leases or pins of it remain
+	ID     layout.SessionID `json:"session"`
+	Kind   string           `json:"kind"`
+	Name   string           `json:"name"` // of the program or host
+	PID    int32            `json:"pid"`
+	UID    uint32           `json:"uid"`
+	GID    uint32           `json:"gid"`
+	Since  time.Time        `json:"since"`
+	Start  uint64           `json:"-"`                // of the process, in clock ticks since boot; 0: nothing is kept of it beyond this server
+	Ended  bool             `json:"ended"`            // gone, but leases or pins of it remain
+	Shared bool             `json:"shared,omitempty"` // others than its process may speak for it
 	// Unclaimed: it is from before the server was started, and its process has not come back.
 	Unclaimed bool `json:"unclaimed,omitempty"`
 	Leases    int  `json:"leases"`

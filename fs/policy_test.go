@@ -155,3 +155,28 @@ func TestChownIsTold(t *testing.T) {
 	}
 	h.release(r.arb.Leases(arbiter.Filter{})[0].ID)
 }
+
+// TestPolicyOfFileOrVolume: what a file says of close and passing counts before what its volume says, and only until it says nothing.
+func TestPolicyOfFileOrVolume(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.opts.OnClose, r.opts.OnPass = layout.Abort, layout.Share })
+	ino := r.file("f", nil)
+	want := func(c layout.OnClose, p layout.OnPass) {
+		t.Helper()
+		if gotC, gotP := r.OnClose(ino), r.OnPass(ino); gotC != c || gotP != p || r.Storage().(arbiter.OnCloser).OnClose(ino) != c {
+			t.Errorf("on_close %v, on_pass %v; want %v, %v", gotC, gotP, c, p)
+		}
+		if r.Flushes(ino) != (c == layout.Block) {
+			t.Errorf("closes are told: %v, with on_close %v", r.Flushes(ino), c)
+		}
+	}
+	want(layout.Abort, layout.Share)
+	r.setXattr(ino, "user.holdfast.on_close", "block")
+	r.setXattr(ino, "user.holdfast.on_pass", "strict")
+	want(layout.Block, layout.Strict)
+	r.setXattr(ino, "user.holdfast.on_close", "transfer")
+	want(layout.Transfer, layout.Strict)
+	for _, name := range []string{"user.holdfast.on_close", "user.holdfast.on_pass"} {
+		r.must(r.RemoveXattr(ctx, Caller{Admin: true}, ino, name))
+	}
+	want(layout.Abort, layout.Share)
+}

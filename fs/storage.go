@@ -105,13 +105,7 @@ func (s *storage) Unhold(hold uint64) {
 }
 
 // OnClose implements arbiter.OnCloser.
-func (s *storage) OnClose(file extent.Ino) layout.OnClose {
-	p, err := s.fs().Policies(file)
-	if err != nil || !p.HasClose {
-		return layout.Transfer
-	}
-	return p.OnClose
-}
+func (s *storage) OnClose(file extent.Ino) layout.OnClose { return s.fs().OnClose(file) }
 
 func (s *storage) Unmap(ctx context.Context, file extent.Ino, lease layout.LeaseID, r extent.Range) error {
 	return s.fs().endMapping(ctx, file, lease, r, false)

@@ -10,26 +10,32 @@ import (
 	"holdfast/fs"
 )
 
-// openFlags are what the kernel is told of each open file: no page cache, no
-// FLUSH at close (there is nothing to flush, and close must not wait), and
-// writes that do not extend the file beside each other.
-const openFlags = gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_NOFLUSH | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
+// openFlags are what the kernel is told of each open file: no page cache, and
+// writes that do not extend the file beside each other. There is nothing to flush at
+// close: FLUSH is wanted only where a close may have to wait.
+func (r *rawFS) openFlags(ino extent.Ino) uint32 {
+	const flags = gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
+	if r.fs.Flushes(ino) {
+		return flags
+	}
+	return flags | gofuse.FOPEN_NOFLUSH
+}
 
 func (r *rawFS) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) gofuse.Status {
 	a, err := r.fs.Create(requestContext(cancel), r.maker(&in.InHeader, in.Umask), inode(in.NodeId), name, in.Mode, in.Flags)
-	out.OpenFlags = openFlags
+	out.OpenFlags = r.openFlags(a.Ino)
 	return r.entry(a, err, &out.EntryOut)
 }
 
 // Tmpfile makes a file without a name, for O_TMPFILE.
 func (r *rawFS) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.CreateOut) gofuse.Status {
 	a, err := r.fs.Tmpfile(requestContext(cancel), r.maker(&in.InHeader, in.Umask), inode(in.NodeId), in.Mode)
-	out.OpenFlags = openFlags
+	out.OpenFlags = r.openFlags(a.Ino)
 	return r.entry(a, err, &out.EntryOut)
 }
 
 func (r *rawFS) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
-	out.OpenFlags = openFlags
+	out.OpenFlags = r.openFlags(inode(in.NodeId))
 	return errno(r.log, r.fs.Open(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId), in.Flags))
 }
 
@@ -120,9 +126,11 @@ func setAttr(in *gofuse.SetAttrIn) fs.SetAttr {
 	return s
 }
 
-// Flush is not sent for files opened with FOPEN_NOFLUSH; there is nothing to do
-// if it comes all the same.
-func (r *rawFS) Flush(<-chan struct{}, *gofuse.FlushIn) gofuse.Status { return gofuse.OK }
+// Flush is sent by whoever closes a descriptor, whatever makes him do so, and he waits
+// for the answer; not for files opened with FOPEN_NOFLUSH.
+func (r *rawFS) Flush(cancel <-chan struct{}, in *gofuse.FlushIn) gofuse.Status {
+	return errno(r.log, r.fs.Flush(requestContext(cancel), r.caller(&in.InHeader), inode(in.NodeId)))
+}
 
 func (r *rawFS) Fsync(cancel <-chan struct{}, in *gofuse.FsyncIn) gofuse.Status {
 	const dataOnly = 1

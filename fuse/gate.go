@@ -177,6 +177,10 @@ func (g *gated) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse
 	return g.pass(func() gofuse.Status { return g.rawFS.Tmpfile(cancel, in, out) })
 }
 
+func (g *gated) Flush(cancel <-chan struct{}, in *gofuse.FlushIn) gofuse.Status {
+	return g.pass(func() gofuse.Status { return g.rawFS.Flush(cancel, in) })
+}
+
 func (g *gated) Fsync(cancel <-chan struct{}, in *gofuse.FsyncIn) gofuse.Status {
 	return g.pass(func() gofuse.Status { return g.rawFS.Fsync(cancel, in) })
 }

@@ -154,6 +154,18 @@ func (m *Machine) breaks(l *lease, r extent.Range) bool {
 	return false
 }
 
+// Pinned reports whether one of the sessions has pins on the file; anybody, if none is named.
+func (m *Machine) Pinned(file extent.Ino, by []SessionID) bool {
+	f := m.files.get(uint64(file))
+	if f == nil || f.pins.n == 0 || by == nil {
+		return f != nil && f.pins.n > 0
+	}
+	return slices.ContainsFunc(by, func(id SessionID) bool {
+		own := m.slot(id)
+		return own != 0 && f.pins.first(query{r: everything, only: own}) != nil
+	})
+}
+
 // share is OpShare.
 func (m *Machine) share(in *Input) {
 	l, s := m.leases.get(uint64(in.Lease)), m.sessions.get(uint64(in.Session))

@@ -85,7 +85,7 @@ type OnClose uint8
 const (
 	// Transfer makes the context the owner of the lease; it goes with its last pin.
 	Transfer OnClose = iota
-	// Block holds the close until the pins are gone. Not built yet: EOPNOTSUPP.
+	// Block holds up the close of the data file until the pins are gone. The machine does not see it: the handle's close is Transfer.
 	Block
 	// Abort revokes the pins first.
 	Abort

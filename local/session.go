@@ -166,6 +166,7 @@ func (s *session) hello(m *message) error {
 	}
 	id, err := s.srv.cfg.Arbiter.OpenSession(arbiter.SessionInfo{
 		Kind: "local", Name: programOf(s.peer.pid), PID: s.peer.pid, UID: s.peer.uid, GID: s.peer.gid, Start: startOf(s.peer.pid),
+		Shared: hello.Flags&wire.HelloShared != 0,
 	})
 	s.srv.mu.Lock() // who expires it looks for it by name
 	s.id = id

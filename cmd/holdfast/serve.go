@@ -48,6 +48,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.StringVar(&cfg.Group, "group", "", "group that may use the socket (default everyone)")
 	f.Var(&policy, "on-hold", "what a change does that meets a pin or an unbreakable lease of others: fail, wait, revoke or defer")
 	f.BoolVar(&cfg.AllowKill, "allow-kill", false, "let a change that revokes kill the session of a context that cannot be cut otherwise")
+	f.Var(policyFlag[*layout.OnClose]{&cfg.OnClose}, "on-close", "what close does of a file that the closing process has pinned: transfer (return), block (wait for the pins) or abort (with the last handle of a lease its pins go)")
 	f.Var(policyFlag[*layout.OnPass]{&cfg.OnPass}, "on-pass", "what may who was passed a handle of a lease: strict (nothing by that) or share (hold it too)")
 	f.BoolVar(&cfg.RecallOnChown, "recall-on-chown", false, "make unbreakable leases breakable whose holder is not the owner of the file any more")
 	f.DurationVar(&cfg.BreakTime, "break-time", server.DefaultBreakTime, "how long a holder may take to give back a lease")

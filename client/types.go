@@ -66,6 +66,7 @@ const (
 	ListSessions = wire.ListSessions
 	ListServer   = wire.ListServer
 	ListOrphans  = wire.ListOrphans
+	ListHolders  = wire.ListHolders
 
 	// BreakAsked: give back what is asked until the deadline.
 	BreakAsked = wire.BreakAsked

@@ -67,7 +67,10 @@ func (f dataFile) mayHold(a wire.Access) error {
 	return nil
 }
 
-const anonInodeMagic = 0x09041934
+const (
+	anonInodeMagic = 0x09041934
+	ringName       = "anon_inode:[io_uring]"
+)
 
 // contextNames are the kinds as listings show them.
 var contextNames = map[wire.ContextKind]string{
@@ -127,7 +130,7 @@ func (r *request) verifyIOUring(number uint32) (string, error) {
 	// A file can have any name, but not lie in the kernel's own anon_inodefs. The
 	// name is asked first: Statfs of a client's own filesystem could hang.
 	var st unix.Statfs_t
-	if link != "anon_inode:[io_uring]" || unix.Statfs(path, &st) != nil || st.Type != anonInodeMagic {
+	if link != ringName || unix.Statfs(path, &st) != nil || st.Type != anonInodeMagic {
 		return "", fmt.Errorf("%s is no io_uring: %w", link, syscall.EINVAL)
 	}
 	if !alive(r.peer.pidfd) { // it may have been another's

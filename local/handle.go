@@ -24,6 +24,7 @@ type handle struct {
 	file     extent.Ino
 	writable bool
 	ticket   wire.Ticket // guarded by tickets.mu
+	ring     *ring       // of a context that stands for an io_uring
 
 	claim   sync.Mutex // held while the context becomes another session's
 	mu      sync.Mutex

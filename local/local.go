@@ -40,6 +40,7 @@
 // None is held while the arbiter, the filesystem or a blocking system call is
 // called; Notify comes from the arbiter and takes leases' locks, which are leaves:
 //
+//	Server.mu → handle.mu
 //	Server.mu → group.mu
 //	session.mu → hub.mu
 //	handle.mu → hub.mu

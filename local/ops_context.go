@@ -45,6 +45,9 @@ func (r *request) register() error {
 	}
 	id, err := r.srv.cfg.Arbiter.Register(r.id, registered{m.Kind, name, m.Capabilities})
 	h := &handle{srv: r.srv, ses: r.session, kind: wire.ObjectContext, id: uint64(id), fd: -1}
+	if m.Kind == wire.ContextIOUring {
+		h.ring = ringOf(r.peer.pid, int(m.Number))
+	}
 	r.add(h, err == nil)
 	if err != nil {
 		return err

@@ -99,6 +99,12 @@ func (r *request) list() error {
 		return a.finish(array(a, list))
 	case wire.ListContexts:
 		return a.finish(array(a, arb.Contexts(f)))
+	case wire.ListHolders:
+		list, err := r.holders()
+		if err != nil {
+			return err
+		}
+		return a.finish(array(a, list))
 	case wire.ListSessions:
 		return a.finish(array(a, arb.Sessions(f)))
 	case wire.ListOrphans:

@@ -27,7 +27,8 @@ type Server struct {
 	listener *net.UnixListener
 	file     fileID
 	hub      *hub
-	knock    [16]byte // how messages begin that this server sends to itself, over a handle
+	scanning chan struct{} // a token for looking through /proc
+	knock    [16]byte      // how messages begin that this server sends to itself, over a handle
 	tickets  *tickets
 	wg       sync.WaitGroup  // all goroutines but the hub
 	cleanup  context.Context // of what ends objects; outlives the sessions
@@ -71,7 +72,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, uid: uint32(os.Geteuid()), listener: l, file: id, hub: h,
 		tickets: newTickets(cfg.Clock, cfg.Limits.TicketTime),
 		users:   make(map[uint32]*user), sessions: make(map[*session]struct{}), conns: make(map[*connection]struct{}),
-		objects: make(map[object]*handle),
+		objects: make(map[object]*handle), scanning: make(chan struct{}, 1),
 	}
 	_, _ = rand.Read(s.knock[:]) // it never fails
 	s.cleanup, s.stop = context.WithCancel(context.Background())

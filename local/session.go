@@ -98,7 +98,7 @@ func operations() map[wire.Op]operation {
 		wire.OpRegister:  {(*request).register, false},
 		wire.OpAdmit:     {(*request).admit, false},
 		wire.OpLeaseInfo: {(*request).leaseInfo, false},
-		wire.OpList:      {(*request).list, false},
+		wire.OpList:      {(*request).list, true},
 		wire.OpWho:       {(*request).who, false},
 		wire.OpSubscribe: {(*request).subscribe, false},
 		wire.OpCancel:    {(*request).cancelRequest, false},

@@ -394,6 +394,7 @@ const (
 	ListSessions ListKind = 4
 	ListServer   ListKind = 5 // counts and limits of the server
 	ListOrphans  ListKind = 6 // blocks that files have given up and somebody still reaches
+	ListHolders  ListKind = 7 // processes that have copies of handles and of what contexts stand for
 )
 
 // List asks for a listing. Zero fields do not filter.
@@ -413,7 +414,7 @@ func (m *List) Append(b []byte) []byte {
 func (m *List) Decode(b []byte) error {
 	d := decode(OpList, b, 24)
 	m.Kind = ListKind(d.u32())
-	if m.Kind < ListLeases || m.Kind > ListOrphans {
+	if m.Kind < ListLeases || m.Kind > ListHolders {
 		d.fail(syscall.EINVAL, "list %d is unknown", m.Kind)
 	}
 	d.zero(4)

@@ -11,7 +11,7 @@ import (
 // context's handle, from the kernel: that which only another process has, and that which is on its way.
 func TestScenario01Listing(t *testing.T) {
 	t.Parallel()
-	v := serve(t, "--mount-wait", scenarioMountWait.String())
+	v := serveScenario(t)
 	eachMechanism(t, func(t *testing.T, m mechanism) {
 		h := holdFile(t, v, m, "listed-"+m.name)
 		listing := func(p *actor) string { return v.ask(t, "holders", fmt.Sprint(p.pid())) }

@@ -11,7 +11,7 @@ import (
 // serveBlock serves a volume on which a close waits for the pins of who closes.
 func serveBlock(t *testing.T) *volume {
 	t.Helper()
-	return serve(t, "--on-close", "block", "--mount-wait", scenarioMountWait.String())
+	return serveScenario(t, "--on-close", "block")
 }
 
 // errnoLine is what a closer says of how its close ended.

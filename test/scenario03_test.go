@@ -15,7 +15,7 @@ import (
 // it, until he has a lease of his own that covers the pin.
 func TestScenario03Strict(t *testing.T) {
 	t.Parallel()
-	v := serve(t, "--mount-wait", scenarioMountWait.String())
+	v := serveScenario(t)
 	path := v.write(t, "file", pattern(3, heldSize))
 	events := v.events(t)
 	a, b := newPair(t)
@@ -74,7 +74,7 @@ func TestScenario03Strict(t *testing.T) {
 // TestScenario03Share: under on_pass = share B holds the lease whose handle A has passed to it, and is named when A is dead.
 func TestScenario03Share(t *testing.T) {
 	t.Parallel()
-	v := serve(t, "--mount-wait", scenarioMountWait.String(), "--on-pass", "share")
+	v := serveScenario(t, "--on-pass", "share")
 	path := v.write(t, "file", pattern(3, heldSize))
 	a, b := newPair(t)
 	a.do("Open", Do{Path: path})

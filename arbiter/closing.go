@@ -116,41 +116,41 @@ func (a *Arbiter) closer(thread int32) (Closer, bool) {
 	return look(a, timer.C(), func() (Closer, error) { return a.cfg.Closer(thread) })
 }
 
-const (
-	// closerLimit is how long a look at a closer may take, that it is not let go unseen on a busy machine.
-	closerLimit = time.Second
-	// flagExiting is PF_EXITING of the kernel.
-	flagExiting = 0x4
-	// startHidden is what the kernel shows as the start of a program to those who may not know.
-	startHidden = 1
-)
+// closerLimit is how long a look at a closer may take, that it is not let go unseen on a busy machine.
+const closerLimit = time.Second
 
-// procCloser reads /proc. These files take no lock that execve holds when it closes descriptors. It has the new memory by then, with
-// no program in it yet: the start of its code is 0.
-func procCloser(thread int32) (Closer, error) {
-	process, _, err := procLineage(thread)
+// procCloser reads what of /proc takes no lock that execve holds when it closes descriptors; "stat" takes one, and would wait for the
+// answer to this very close. Who ends has no memory any more by then, and who becomes another program has new memory without
+// a program in it yet: there is no code in either.
+func procCloser(thread int32) (c Closer, err error) {
+	dir := "/proc/" + strconv.Itoa(int(thread))
+	sizes, err := os.ReadFile(dir + "/statm")
 	if err != nil {
-		return Closer{}, err
+		return c, err
 	}
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(thread)) + "/stat")
+	status, err := os.ReadFile(dir + "/status")
 	if err != nil {
-		return Closer{}, err
+		return c, err
 	}
-	// The name of the program can have any characters in it; what follows has none.
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 24 {
-		return Closer{}, fmt.Errorf("stat of %d has %d fields: %w", thread, len(fields), syscall.EINVAL)
+	const text = 3 // in the order of proc(5)
+	fields := bytes.Fields(sizes)
+	if len(fields) <= text {
+		return c, fmt.Errorf("statm of %d has %d fields: %w", thread, len(fields), syscall.EINVAL)
 	}
-	number := func(n int) uint64 { // counted from 1, as in proc(5)
-		v, perr := strconv.ParseUint(string(fields[n-3]), 10, 64)
-		if perr != nil && err == nil {
-			err = fmt.Errorf("stat of %d: %w", thread, perr)
+	c.Ending = string(fields[text]) == "0"
+	for line := range bytes.Lines(status) {
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		n, err := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 32)
+		switch {
+		case err != nil:
+		case string(key) == "Tgid":
+			c.Process = int32(n)
+		case string(key) == "Threads":
+			c.Threads = int(n)
 		}
-		return v
 	}
-	flags, threads, start := number(9), number(20), number(26)
-	if start == startHidden && err == nil {
-		err = fmt.Errorf("this server may not look at process %d: %w", process, syscall.EPERM)
+	if c.Process == 0 || c.Threads == 0 {
+		return c, fmt.Errorf("status of %d names no process: %w", thread, syscall.EINVAL)
 	}
-	return Closer{Process: process, Threads: int(threads), Ending: flags&flagExiting != 0 || start == 0}, err
+	return c, nil
 }

@@ -48,7 +48,11 @@ func newCloser(t *testing.T, v *volume, how string, data, context int, args ...s
 	c.to, c.from, c.lines = to, from, bufio.NewScanner(from)
 	t.Cleanup(func() {
 		c.Process.Kill()
-		<-c.done
+		select {
+		case <-c.done:
+		case <-time.After(patience): // it is held up; the end of the server frees it
+			t.Errorf("the closer cannot be killed: %s", stateOf(c.Process.Pid))
+		}
 		to.Close()
 		from.Close()
 		if t.Failed() {

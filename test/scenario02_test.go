@@ -96,3 +96,13 @@ func TestScenario02(t *testing.T) {
 		}
 	})
 }
+
+// TestScenario02ServerStops: a close that waits does not keep the server from ending, and ends with it.
+func TestScenario02ServerStops(t *testing.T) {
+	t.Parallel()
+	v := serveBlock(t)
+	c := newCloser(t, v, "close", 10, 15, "helper")
+	c.isBlocked()
+	v.stop(t)
+	c.ends()
+}

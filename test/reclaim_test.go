@@ -220,3 +220,31 @@ func TestReclaimReboot(t *testing.T) {
 	must(t, truncate(f, 0))
 	s.Stop()
 }
+
+// A keeper starts a server that was killed again, and a holder goes on without anybody's doing.
+func TestKeeper(t *testing.T) {
+	t.Parallel()
+	v := serve(t, "--keeper")
+	f := v.synced(t, "f", pattern(1, heldBytes))
+	a := hold(t, f)
+	a.do("Store", Do{Data: []byte("before")})
+	for round := range 2 {
+		pids := children(v.server.Process.Pid)
+		if len(pids) != 1 {
+			t.Fatalf("the keeper has the processes %v", pids)
+		}
+		must(t, syscall.Kill(pids[0], syscall.SIGKILL))
+		a.do("Store", Do{Off: int64(4096 * (round + 1)), Data: []byte("meanwhile")})
+		a.do("Commit", Do{Len: heldBytes})
+	}
+	want := pattern(1, heldBytes)
+	copy(want, "before")
+	copy(want[4096:], "meanwhile")
+	copy(want[8192:], "meanwhile")
+	wantContent(t, f, want)
+	wantErrno(t, "truncate under the pin", truncate(f, 0), syscall.ETXTBSY)
+	a.do("CloseDevices", Do{})
+	a.do("CloseSession", Do{})
+	v.stop(t)
+	v.check(t)
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -13,6 +14,7 @@ import (
 
 func newServe() *cobra.Command {
 	var cfg server.Config
+	var kept bool
 	size, policy := byteSize(0), onHold(layout.Fail)
 	cmd := &cobra.Command{
 		Use:   "serve [DIR]",
@@ -32,6 +34,9 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 			// Who reads the log may end before the server does. To die of that would
 			// take what all others hold, and leave the mount.
 			signal.Ignore(syscall.SIGPIPE)
+			if kept {
+				return keep(cmd, os.Args[1:])
+			}
 			cfg.Size, cfg.OnHold = int64(size), layout.OnHold(policy)
 			cfg.Out, cfg.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return server.Run(cmd.Context(), cfg)
@@ -53,6 +58,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.BoolVar(&cfg.RecallOnChown, "recall-on-chown", false, "make unbreakable leases breakable whose holder is not the owner of the file any more")
 	f.DurationVar(&cfg.BreakTime, "break-time", server.DefaultBreakTime, "how long a holder may take to give back a lease")
 	f.DurationVar(&cfg.MountWait, "mount-wait", server.DefaultMountWait, "how long a change through the mount waits before EAGAIN")
+	f.BoolVar(&kept, "keeper", false, "start the server as a process of its own, and again if it crashes: who has memory of files goes on by himself")
 	f.BoolVar(&cfg.LogJSON, "log-json", false, "log lines as JSON objects")
 	return cmd
 }

@@ -55,6 +55,7 @@ func FuzzList(f *testing.F)          { fuzz(f, "List") }
 func FuzzCancel(f *testing.F)        { fuzz(f, "Cancel") }
 func FuzzGrow(f *testing.F)          { fuzz(f, "Grow") }
 func FuzzScrub(f *testing.F)         { fuzz(f, "Scrub") }
+func FuzzReclaim(f *testing.F)       { fuzz(f, "Reclaim") }
 func FuzzBreak(f *testing.F)         { fuzz(f, "Break") }
 func FuzzEmpty(f *testing.F)         { fuzz(f, "Empty") }
 

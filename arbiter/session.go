@@ -53,6 +53,10 @@ func (a *Arbiter) OpenSession(info SessionInfo) (layout.SessionID, error) {
 // EndSession tells that the client died or hung up. It is not waited for any more. Its handles that have no copies elsewhere are closed by whoever
 // owns them; what has copies lives on, unattended.
 func (a *Arbiter) EndSession(id layout.SessionID) {
+	if f, err := a.formerSession(id); err == nil && f.unclaimed.Load() {
+		a.warn(a.Forsake(a.ctx, id)) // an administrator's word: its connection ended with the former server
+		return
+	}
 	s, err := a.session(id)
 	if err != nil || s.ended.Swap(true) {
 		return

@@ -35,6 +35,7 @@ type Config struct {
 	OnHold        layout.OnHold // default layout.Fail
 	Events        int           // how many past events are kept, about; default 4096
 	Log           *slog.Logger  // default: discards
+	Limits        Limits        // of each user
 	// Lineage returns the process a thread belongs to, and the parent of that process. The default reads /proc.
 	Lineage func(pid int32) (process, parent int32, err error)
 	// Closer looks at a thread that closes a descriptor. The default reads /proc.
@@ -55,6 +56,7 @@ type Arbiter struct {
 
 	sessions sync.Map // layout.SessionID → *session
 	contexts sync.Map // layout.ContextID → *contextEntry
+	accounts sync.Map // uint32, a user → *account
 	names    atomic.Uint64
 	guards   atomic.Uint64 // names of pins that stand for others, see Restore
 	feed     feed
@@ -75,11 +77,14 @@ type shard struct {
 	holds   map[layout.PinID]uint64
 	// unentitled are unbreakable leases that their sessions would not get any more.
 	unentitled map[layout.LeaseID]struct{}
-	ends       map[layout.LeaseID]chan struct{} // of leases whose end somebody waits for
-	vain       map[extent.Ino]layout.Instant    // until when a change through the mount does not wait
-	closing    map[extent.Ino][]chan struct{}   // closes that wait for pins to go
-	ring       []rawEvent
-	ringAt     int
+	// Who pays, where that is not the session that has it; and for all that are unbreakable.
+	leasePayers, unbreakable map[layout.LeaseID]*account
+	pinPayers                map[layout.PinID]*account
+	ends                     map[layout.LeaseID]chan struct{} // of leases whose end somebody waits for
+	vain                     map[extent.Ino]layout.Instant    // until when a change through the mount does not wait
+	closing                  map[extent.Ino][]chan struct{}   // closes that wait for pins to go
+	ring                     []rawEvent
+	ringAt                   int
 }
 
 // waiter is a caller whose request was queued.
@@ -113,9 +118,10 @@ func New(cfg Config) *Arbiter {
 				FirstID: first, Stride: uint64(cfg.Shards), BreakTime: cfg.BreakTime, MaxBreakTime: cfg.MaxBreakTime,
 				StepTime: cfg.StepTime, AllowKill: cfg.AllowKill, Waits: waits,
 			}),
-			waiters: map[uint64]*waiter{},
-			holds:   map[layout.PinID]uint64{},
-			ends:    map[layout.LeaseID]chan struct{}{},
+			waiters:     map[uint64]*waiter{},
+			holds:       map[layout.PinID]uint64{},
+			leasePayers: map[layout.LeaseID]*account{}, unbreakable: map[layout.LeaseID]*account{}, pinPayers: map[layout.PinID]*account{},
+			ends: map[layout.LeaseID]chan struct{}{},
 
 			unentitled: map[layout.LeaseID]struct{}{},
 			vain:       map[extent.Ino]layout.Instant{},

@@ -37,6 +37,7 @@ type detach struct {
 // Preconditions: sh.mu is held.
 func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out *outbox) {
 	var blockers []Blocker
+	a.tally(sh, e)
 	switch e.Kind {
 	case layout.Notify, layout.Revoked:
 		a.notify(now, e, out)

@@ -19,12 +19,8 @@ func (a *Arbiter) Acquire(ctx context.Context, id layout.SessionID, req AcquireR
 	if req.Unbreakable && !req.MayUnbreakable {
 		return LeaseInfo{}, fmt.Errorf("an unbreakable lease needs the owner of the file or an administrator: %w", syscall.EPERM)
 	}
-	if err := a.storage.Get(req.File); err != nil {
-		return LeaseInfo{}, err
-	}
-	granted, err := a.grant(ctx, s, &req, h)
+	granted, err := a.reserved(ctx, s, &req, h)
 	if err != nil {
-		a.storage.Put(req.File) // once granted, the end of the lease does it
 		return LeaseInfo{}, err
 	}
 	if err := a.storage.Prepare(ctx, req.File, granted.Range, req.Access, req.Prepare); err != nil {
@@ -36,10 +32,34 @@ func (a *Arbiter) Acquire(ctx context.Context, id layout.SessionID, req AcquireR
 	}, nil
 }
 
+// reserved is grant with what it takes: a reference of the file and a place under the limit.
+func (a *Arbiter) reserved(ctx context.Context, s *session, req *AcquireRequest, h Holder) (layout.Effect, error) {
+	if err := a.storage.Get(req.File); err != nil {
+		return layout.Effect{}, err
+	}
+	sh := a.shardOf(req.File)
+	if err := a.charge(s, LimitLeases, sh, rawEvent{file: req.File, r: req.Range}); err != nil {
+		a.storage.Put(req.File)
+		return layout.Effect{}, err
+	}
+	granted, err := a.grant(ctx, s, req, h)
+	if err != nil { // else the end of the lease undoes both
+		s.account.put(LimitLeases, sh.index, 1)
+		a.storage.Put(req.File)
+	}
+	return granted, err
+}
+
 // grant returns the Granted effect.
 func (a *Arbiter) grant(ctx context.Context, s *session, req *AcquireRequest, h Holder) (layout.Effect, error) {
 	var out outbox
 	sh := a.shardOf(req.File)
+	if req.Unbreakable {
+		if err := a.charge(s, LimitUnbreakable, sh, rawEvent{file: req.File, r: req.Range}); err != nil {
+			return layout.Effect{}, err
+		}
+		defer s.account.put(LimitUnbreakable, sh.index, 1) // the effect has charged it by then
+	}
 	sh.mu.Lock()
 	if err := a.enter(sh, s, &out); err != nil {
 		sh.mu.Unlock()
@@ -83,21 +103,39 @@ func (a *Arbiter) Return(ctx context.Context, s layout.SessionID, lease layout.L
 }
 
 // Modify upgrades or downgrades a lease in one step. An upgrade may wait as Acquire does.
-func (a *Arbiter) Modify(ctx context.Context, s layout.SessionID, lease layout.LeaseID, req ModifyRequest) (LeaseInfo, error) {
-	var out outbox
+func (a *Arbiter) Modify(ctx context.Context, id layout.SessionID, lease layout.LeaseID, req ModifyRequest) (LeaseInfo, error) {
+	s, err := a.session(id)
+	if err != nil {
+		return LeaseInfo{}, err
+	}
 	sh := a.shardFor(uint64(lease))
 	sh.mu.Lock()
-	if now, ok := sh.m.Lease(lease); ok && req.Unbreakable && !now.Unbreakable && !req.MayUnbreakable {
-		sh.mu.Unlock()
+	now, ok := sh.m.Lease(lease)
+	sh.mu.Unlock()
+	raised := ok && req.Unbreakable && !now.Unbreakable
+	if raised && !req.MayUnbreakable {
 		return LeaseInfo{}, fmt.Errorf("an unbreakable lease needs the owner of the file or an administrator: %w", syscall.EPERM)
 	}
-	e := a.step(sh, &layout.Input{
-		Op: layout.OpModify, Session: s, Lease: lease, Access: req.Access, Mode: req.Mode, Unbreakable: req.Unbreakable, NoWait: req.NoWait,
-	}, &out)
-	if _, err := a.outcome(ctx, sh, e, &out); err != nil {
+	if raised {
+		if err := a.charge(s, LimitUnbreakable, sh, rawEvent{lease: lease, file: now.File}); err != nil {
+			return LeaseInfo{}, err
+		}
+		defer s.account.put(LimitUnbreakable, sh.index, 1) // the effect has charged it by then
+	}
+	if _, err := a.modify(ctx, sh, id, lease, req); err != nil {
 		return LeaseInfo{}, err
 	}
 	return a.Lease(lease)
+}
+
+// modify returns the Modified effect.
+func (a *Arbiter) modify(ctx context.Context, sh *shard, s layout.SessionID, lease layout.LeaseID, req ModifyRequest) (layout.Effect, error) {
+	var out outbox
+	sh.mu.Lock()
+	e := a.step(sh, &layout.Input{
+		Op: layout.OpModify, Session: s, Lease: lease, Access: req.Access, Mode: req.Mode, Unbreakable: req.Unbreakable, NoWait: req.NoWait,
+	}, &out)
+	return a.outcome(ctx, sh, e, &out)
 }
 
 // CloseLease tells that the last copy of the lease's handle is gone. Pinned, it goes over to its contexts; otherwise it is

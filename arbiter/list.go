@@ -161,6 +161,9 @@ func (a *Arbiter) leaseInfo(l *layout.LeaseInfo) LeaseInfo {
 	}
 	info.PID, info.Program = a.who(l.Session)
 	info.Unclaimed = a.isUnclaimed(l.Session)
+	if u := a.accountOf(l.Session); u != nil {
+		info.UID = u.uid
+	}
 	for _, id := range l.Holders {
 		h := Holding{Session: id}
 		h.PID, h.Program = a.who(id)

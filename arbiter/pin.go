@@ -72,7 +72,14 @@ func (a *Arbiter) Pin(ctx context.Context, id layout.SessionID, c layout.Context
 	if !ok {
 		return 0, fmt.Errorf("context %d: %w", c, syscall.ENOENT)
 	}
-	pin, err := a.pinAs(v.(*contextEntry), &layout.Input{
+	s, err := a.session(id)
+	if err != nil {
+		return 0, err
+	}
+	if err := a.charge(s, LimitPins, a.shardFor(uint64(lease)), rawEvent{lease: lease, context: c, r: r}); err != nil {
+		return 0, err
+	}
+	pin, err := a.pinAs(s, v.(*contextEntry), &layout.Input{
 		Op: layout.OpPin, Session: id, Context: c, Lease: lease, Range: r, Access: access,
 	})
 	if e, ok := a.storage.(Exposer); ok && err == nil {
@@ -93,11 +100,14 @@ func (a *Arbiter) fileOf(lease layout.LeaseID) extent.Ino {
 	return info.File
 }
 
-// pinAs makes a pin, which may have a name already, and holds its blocks.
-func (a *Arbiter) pinAs(e *contextEntry, in *layout.Input) (layout.PinID, error) {
+// pinAs makes a pin, which may have a name already and is charged to the session, and holds its blocks.
+func (a *Arbiter) pinAs(s *session, e *contextEntry, in *layout.Input) (layout.PinID, error) {
 	c := in.Context
 	sh := a.shardFor(uint64(in.Lease))
 	pinned, err := a.pin(sh, e, in)
+	if pinned.Kind != layout.Pinned { // else the end of the pin does it
+		s.account.put(LimitPins, sh.index, 1)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -126,7 +126,7 @@ func (a *Arbiter) restoreSession(p *Process) *session {
 		return v.(*session)
 	}
 	s := &session{
-		id: p.Session, owner: layout.OwnerID(p.Session), opened: make([]atomic.Bool, len(a.shards)), admitted: map[int32]bool{},
+		id: p.Session, owner: layout.OwnerID(p.Session), account: a.account(p.UID), opened: make([]atomic.Bool, len(a.shards)), admitted: map[int32]bool{},
 		info:   SessionInfo{ID: p.Session, Kind: p.Kind, Name: p.Name, PID: p.PID, UID: p.UID, GID: p.GID, Start: p.Start, Since: a.cfg.Clock.Now()},
 		former: &former{map[layout.PinID]layout.LeaseID{}, map[layout.LeaseID]bool{}, map[layout.ContextID]bool{}},
 	}
@@ -156,10 +156,13 @@ func (a *Arbiter) restoreLease(sh *shard, s *session, e *Exposed) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range e.Ranges {
+	for k, r := range e.Ranges {
 		_, err := a.do(sh, &layout.Input{
 			Op: layout.OpRestore, Session: s.id, Lease: e.Lease, File: e.File, Range: r.Extent(), Access: e.Access, Mode: e.Mode, Unbreakable: e.Unbreakable,
 		})
+		if err == nil && k == 0 {
+			s.account.force(LimitLeases, 1)
+		}
 		if err != nil {
 			return err
 		}
@@ -183,7 +186,8 @@ func (a *Arbiter) restoreContext(s *session, info *ContextInfo) *contextEntry {
 }
 
 func (a *Arbiter) restorePin(c *contextEntry, e *Exposed, r extent.Range) (layout.PinID, error) {
-	return a.pinAs(c, &layout.Input{
+	c.session().account.force(LimitPins, 1)
+	return a.pinAs(c.session(), c, &layout.Input{
 		Op: layout.OpPin, Session: c.session().id, Context: c.id, Lease: e.Lease, Range: r, Access: e.Access,
 		Pin: a.guardName(e.Lease),
 	})
@@ -235,6 +239,7 @@ func (a *Arbiter) Resume(id layout.SessionID, p Process) error {
 	s.swept = false
 	a.mu.Unlock()
 	s.ended.Store(false)
+	s.account.force(LimitSessions, 1)
 	for i, sh := range a.shards {
 		var out outbox
 		sh.mu.Lock()
@@ -300,7 +305,12 @@ func (a *Arbiter) ReclaimPin(id layout.SessionID, pin layout.PinID, c layout.Con
 	if !ok {
 		return 0, fmt.Errorf("context %d: %w", c, syscall.ENOENT)
 	}
-	return a.pinAs(v.(*contextEntry), &layout.Input{Op: layout.OpPin, Session: id, Context: c, Lease: lease, Range: r, Access: access, Pin: pin})
+	s, err := a.formerSession(id)
+	if err != nil {
+		return 0, err
+	}
+	s.account.force(LimitPins, 1)
+	return a.pinAs(s, v.(*contextEntry), &layout.Input{Op: layout.OpPin, Session: id, Context: c, Lease: lease, Range: r, Access: access, Pin: pin})
 }
 
 // Settle ends what a resumed session has not claimed: the pins that stood for others, then contexts and leases.

@@ -11,12 +11,13 @@ import (
 
 // session is one client. A shard hears of it with its first request there.
 type session struct {
-	id     layout.SessionID
-	owner  layout.OwnerID // the same for all sessions of one process
-	info   SessionInfo
-	ended  atomic.Bool
-	opened []atomic.Bool // by shard, written under its lock
-	open   atomic.Int32  // shards that know it
+	id      layout.SessionID
+	owner   layout.OwnerID // the same for all sessions of one process
+	account *account
+	info    SessionInfo
+	ended   atomic.Bool
+	opened  []atomic.Bool // by shard, written under its lock
+	open    atomic.Int32  // shards that know it
 
 	admitted map[int32]bool
 	swept    bool // ended, and all shards were told
@@ -32,6 +33,10 @@ func (a *Arbiter) OpenSession(info SessionInfo) (layout.SessionID, error) {
 	}
 	s := &session{
 		id: layout.SessionID(a.names.Add(1)), info: info, opened: make([]atomic.Bool, len(a.shards)), admitted: map[int32]bool{},
+		account: a.account(info.UID),
+	}
+	if err := s.account.take(LimitSessions, 0, 1); err != nil {
+		return 0, err
 	}
 	s.info.ID, s.info.Since, s.info.Ended = s.id, a.cfg.Clock.Now(), false
 	s.owner = layout.OwnerID(s.id)
@@ -61,6 +66,7 @@ func (a *Arbiter) EndSession(id layout.SessionID) {
 	if err != nil || s.ended.Swap(true) {
 		return
 	}
+	s.account.put(LimitSessions, 0, 1)
 	a.mu.Lock()
 	a.forgetPID(s.info.PID, s)
 	for pid := range s.admitted {

@@ -158,6 +158,7 @@ type LeaseInfo struct {
 	Path        string             `json:"path,omitempty"`
 	Session     layout.SessionID   `json:"session"`
 	PID         int32              `json:"pid"`
+	UID         uint32             `json:"uid"` // of the session
 	Program     string             `json:"program,omitempty"`
 	Ranges      []Range            `json:"ranges"`
 	Leaving     []Range            `json:"leaving,omitempty"` // given back or cut, not yet detached

@@ -106,6 +106,12 @@ func (s *Session) Scrub(ctx context.Context, cursor []byte, bytes int64) (json.R
 	return text(parts, err)
 }
 
+// Limits lists what users have used up, as a JSON array: one's own, for administrators everyone's.
+func (s *Session) Limits(ctx context.Context) (json.RawMessage, error) {
+	parts, err := s.call(ctx, wire.OpLimits, &wire.Empty{})
+	return text(parts, err)
+}
+
 // List returns a listing as a JSON array.
 func (s *Session) List(ctx context.Context, what ListKind, f Filter) (json.RawMessage, error) {
 	parts, err := s.call(ctx, wire.OpList, &wire.List{Kind: what, File: f.File, Session: f.Session})

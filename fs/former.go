@@ -251,7 +251,8 @@ func (f *FS) adoptWindow(ctx context.Context, i *inode, lease layout.LeaseID, pa
 		}
 	}
 	for _, e := range parts {
-		i.use(lease, e.Range, write)
+		f.arb.AdoptWindows(info.UID, ranges{e.Range}.minus(i.users.charged(info.UID, ranges{e.Range}, 0)).bytes())
+		i.use(lease, info.UID, e.Range, write)
 	}
 	// Whoever had it for writing may have gone since: what is in it is written home, whoever it was.
 	m.writable = m.live

@@ -271,3 +271,62 @@ func TestReclaimRest(t *testing.T) {
 	}
 	s.release(s.lease)
 }
+
+// What a file has given up under a hold is not taken for the file's after a crash: its memory is nobody's to give back.
+func TestOrphanIsNotReclaimed(t *testing.T) {
+	r := newRig(t)
+	ino := r.file("f", bytes.Repeat([]byte{'o'}, 4*extent.BlockSize))
+	r.must(r.Fsync(ctx, ino, false))
+	s := r.survivor(4711, ino, rng(0, 4*extent.BlockSize), layout.Write)
+	hold := r.hold(ino, 0, 4)
+	r.must(r.Storage().Orphan(ino, hold, rng(0, 4*extent.BlockSize)))
+	if n := r.exposures(); n != 0 {
+		t.Errorf("%d exposures of what is no file's", n)
+	}
+	r.must(r.arb.Return(ctx, s.id, s.lease, rng(0, extent.Inf)))
+	r.must(r.Truncate(ctx, Caller{}, ino, 0))
+	r.write(ino, bytes.Repeat([]byte{'n'}, 4*extent.BlockSize), 0)
+	r.must(r.Fsync(ctx, ino, false))
+	s.store([]byte("late"), 0)
+
+	r.crash()
+	if err := s.reclaim(); err == nil {
+		t.Error("it is given back")
+	}
+	if got := r.content(ino); !bytes.Equal(got, bytes.Repeat([]byte{'n'}, 4*extent.BlockSize)) {
+		t.Errorf("the content is %.10q", got)
+	}
+}
+
+// What is put back is charged to its user as it was, and to nobody when it is gone.
+func TestReclaimIsCharged(t *testing.T) {
+	r := newRig(t)
+	ino := r.file("f", make([]byte, 4*extent.BlockSize))
+	r.must(r.Fsync(ctx, ino, false))
+	s := r.survivor(4711, ino, rng(0, 4*extent.BlockSize), layout.Write)
+	c, pin := s.pin(s.lease, rng(0, extent.BlockSize), layout.Write)
+	used := func(want map[arbiter.Limit]int64) {
+		t.Helper()
+		for _, u := range r.arb.Uses(nil) {
+			if u.User == 7 && u.Used != want[u.Limit] {
+				t.Errorf("%d %v are charged, want %d", u.Used, u.Limit, want[u.Limit])
+			}
+		}
+	}
+	all := map[arbiter.Limit]int64{arbiter.LimitLeases: 1, arbiter.LimitPins: 1, arbiter.LimitSessions: 1, arbiter.LimitWindows: 4 * extent.BlockSize}
+	used(all)
+	r.crash()
+	r.must(r.arb.Resume(s.id, s.process))
+	_, err := r.arb.ReclaimLease(s.id, s.lease, s.holder)
+	r.must(err)
+	r.must(s.adopt(0, s.pieces[0]))
+	r.must(r.arb.ReclaimContext(s.id, c))
+	_, err = r.arb.ReclaimPin(s.id, pin, c, s.lease, rng(0, extent.BlockSize), layout.Write)
+	r.must(err)
+	r.must(r.arb.Settle(ctx, s.id))
+	used(all)
+	r.must(r.arb.CloseContext(ctx, c))
+	s.release(s.lease)
+	r.arb.EndSession(s.id)
+	used(nil)
+}

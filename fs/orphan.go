@@ -53,6 +53,7 @@ func (s *storage) Orphan(file extent.Ino, hold uint64, r extent.Range) error {
 // orphan gives a hold the windows over r, whole blocks. It needs winMu.
 func (f *FS) orphan(i *inode, hold uint64, r extent.Range) error {
 	f.orphans.join(hold, i.ino, f.Path(i.ino), r)
+	f.unexposeAll(i, r)
 	for _, m := range slices.Clone(i.windows) {
 		err := f.each(m.live.and(ranges{r}), func(p extent.Range, buf []byte) error {
 			i.lock()
@@ -75,7 +76,7 @@ func (f *FS) orphan(i *inode, hold uint64, r extent.Range) error {
 		f.release(i, m)
 	}
 	for lease := range i.users {
-		i.users.remove(lease, ranges{r})
+		f.unuse(i, lease, ranges{r})
 	}
 	return nil
 }

@@ -39,6 +39,7 @@ func (m *mapping) addr(off int64) extent.Addr {
 type users map[layout.LeaseID]*user
 
 type user struct {
+	uid   uint32 // to whom it is charged
 	parts ranges
 	write bool
 }
@@ -51,6 +52,11 @@ func (u users) mapped(pick func(layout.LeaseID, *user) bool) (out ranges) {
 		}
 	}
 	return out
+}
+
+// charged returns the parts of r that are charged to a user for other leases.
+func (u users) charged(uid uint32, r ranges, except layout.LeaseID) ranges {
+	return u.mapped(func(id layout.LeaseID, user *user) bool { return user.uid == uid && id != except }).and(r)
 }
 
 // remove ends the mapping of r by a lease.
@@ -106,13 +112,19 @@ func (f *FS) mapOnce(ctx context.Context, lease layout.LeaseID, ino extent.Ino, 
 		i.winMu.Lock()
 		defer i.winMu.Unlock()
 		// If the range is given back from now on, Unmap waits for winMu and finds it.
-		if err := f.checkLease(lease, ino, r, write); err != nil {
+		uid, err := f.checkLease(lease, ino, r, write)
+		if err != nil {
+			return err
+		}
+		more := ranges{r}.minus(i.users.charged(uid, ranges{r}, 0)).bytes()
+		if err := f.arb.ChargeWindows(uid, more); err != nil {
 			return err
 		}
 		if err := f.isolateAll(ctx, i, r, write); err != nil {
+			f.arb.DischargeWindows(uid, more)
 			return err
 		}
-		i.use(lease, r, write)
+		i.use(lease, uid, r, write)
 		pieces = i.pieces(r)
 		exposed, err = f.expose(i, lease, nil)
 		return f.exposable(err, write)
@@ -137,35 +149,49 @@ func mappable(r extent.Range) (extent.Range, error) {
 }
 
 // checkLease makes sure that a lease is one on the file that covers r and allows the access.
-func (f *FS) checkLease(lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) error {
+// It returns to whom what is mapped by it is charged.
+func (f *FS) checkLease(lease layout.LeaseID, ino extent.Ino, r extent.Range, write bool) (uid uint32, err error) {
 	info, err := f.arb.Lease(lease)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if info.File != ino {
-		return fmt.Errorf("lease %d is on inode %d, not %d: %w", lease, info.File, ino, syscall.EINVAL)
+		return 0, fmt.Errorf("lease %d is on inode %d, not %d: %w", lease, info.File, ino, syscall.EINVAL)
 	}
 	if write && info.Access != layout.Write {
-		return fmt.Errorf("lease %d is for reading: %w", lease, syscall.EPERM)
+		return 0, fmt.Errorf("lease %d is for reading: %w", lease, syscall.EPERM)
 	}
 	var held ranges
 	for _, h := range info.Ranges {
 		held = held.add(h.Extent())
 	}
 	if rest := (ranges{r}).minus(held); len(rest) > 0 {
-		return fmt.Errorf("lease %d does not cover %v: %w", lease, rest[0], syscall.EPERM)
+		return 0, fmt.Errorf("lease %d does not cover %v: %w", lease, rest[0], syscall.EPERM)
 	}
-	return nil
+	return info.UID, nil
+}
+
+// unuse ends the mapping of r by a lease. It needs winMu.
+func (f *FS) unuse(i *inode, lease layout.LeaseID, r ranges) {
+	u := i.users[lease]
+	if u == nil {
+		return
+	}
+	gone := u.parts.and(r)
+	if n := gone.minus(i.users.charged(u.uid, gone, lease)).bytes(); n > 0 {
+		f.arb.DischargeWindows(u.uid, n)
+	}
+	i.users.remove(lease, r)
 }
 
 // use notes that a lease has mapped r. It needs winMu.
-func (i *inode) use(lease layout.LeaseID, r extent.Range, write bool) {
+func (i *inode) use(lease layout.LeaseID, uid uint32, r extent.Range, write bool) {
 	if i.users == nil {
 		i.users = make(users)
 	}
 	u := i.users[lease]
 	if u == nil {
-		u = new(user)
+		u = &user{uid: uid}
 		i.users[lease] = u
 	}
 	u.parts = u.parts.add(r)

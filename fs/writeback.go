@@ -200,7 +200,7 @@ func (f *FS) discardWindows(i *inode, r extent.Range) error {
 		}
 	}
 	for lease := range i.users {
-		i.users.remove(lease, ranges{r})
+		f.unuse(i, lease, ranges{r})
 	}
 	return nil
 }
@@ -221,7 +221,7 @@ func (f *FS) homeWindows(i *inode, r extent.Range) error {
 		}
 	}
 	for lease := range i.users {
-		i.users.remove(lease, ranges{r})
+		f.unuse(i, lease, ranges{r})
 	}
 	return nil
 }
@@ -257,7 +257,7 @@ func (f *FS) unmap(i *inode, lease layout.LeaseID, r extent.Range, forced bool) 
 	if err := f.detach(i, parts.minus(others), forced); err != nil {
 		return false, err
 	}
-	i.users.remove(lease, parts)
+	f.unuse(i, lease, parts)
 	return u.write, nil
 }
 
@@ -317,7 +317,7 @@ func (f *FS) Commit(ctx context.Context, lease layout.LeaseID, ino extent.Ino, r
 func (f *FS) commitWindows(i *inode, lease layout.LeaseID, r extent.Range, size int64) error {
 	i.winMu.Lock()
 	defer i.winMu.Unlock()
-	if err := f.checkLease(lease, i.ino, r, true); err != nil {
+	if _, err := f.checkLease(lease, i.ino, r, true); err != nil {
 		return err
 	}
 	if err := f.grow(i, size); err != nil {

@@ -94,6 +94,7 @@ type Arbiter interface {
 	Contexts(f arbiter.Filter) []arbiter.ContextInfo
 	Sessions(f arbiter.Filter) []arbiter.SessionInfo
 	Subscribe(buffer int) *arbiter.Subscription
+	Uses(orphaned map[uint32]int64) []arbiter.LimitUse
 }
 
 // Window is memory that can be handed to a holder.
@@ -140,6 +141,8 @@ type FS interface {
 	Evacuate(ctx context.Context, c arbiter.Caller, size int64, force bool) (any, error)
 	// Orphans lists the blocks that files have given up and somebody still reaches.
 	Orphans() []Orphan
+	// OrphanedBytes says how much each user keeps that files have given up.
+	OrphanedBytes() map[uint32]int64
 	// Stat describes a file: what is returned is shown as JSON.
 	Stat(ctx context.Context, ino extent.Ino) (any, error)
 }

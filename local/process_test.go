@@ -254,6 +254,34 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// What users have used up is listed.
+func TestLimitsListed(t *testing.T) {
+	s := localtest.Start(t, localtest.Options{})
+	c, err := client.Dial(t.Context(), s.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.Limits(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var uses []arbiter.LimitUse
+	if err := json.Unmarshal(raw, &uses); err != nil {
+		t.Fatal(err)
+	}
+	used := map[arbiter.UserLimit]int64{}
+	for _, u := range uses {
+		used[arbiter.UserLimit{User: u.User, Limit: u.Limit}] = u.Used
+	}
+	if n := used[arbiter.UserLimit{User: uint32(os.Getuid()), Limit: arbiter.LimitSessions}]; n != 1 {
+		t.Errorf("%d sessions: %s", n, raw)
+	}
+	if n := used[arbiter.UserLimit{User: 7, Limit: arbiter.LimitOrphaned}]; n != 4096 {
+		t.Errorf("%d bytes of orphans: %s", n, raw)
+	}
+}
+
 // The size of the volume, and what is damaged in it, are for administrators.
 func TestGrow(t *testing.T) {
 	s := localtest.Start(t, localtest.Options{})

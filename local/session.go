@@ -91,6 +91,7 @@ func operations() map[wire.Op]operation {
 		wire.OpExpire:    {(*request).expire, true},
 		wire.OpDefrag:    {(*request).defrag, true},
 		wire.OpEvacuate:  {(*request).evacuate, true},
+		wire.OpLimits:    {(*request).limits, false},
 		wire.OpPin:       {(*request).pin, true},
 		wire.OpUnpin:     {(*request).unpin, true},
 		wire.OpWould:     {(*request).would, true},

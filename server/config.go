@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/arbiter"
 	"holdfast/layout"
 	"holdfast/volume"
 )
@@ -65,6 +66,8 @@ type Config struct {
 	// ReclaimTime is how long after a start an alarm is raised for a process that lives and has not come
 	// back for the memory that a former server gave it. Zero: 10 s.
 	ReclaimTime time.Duration
+	// Limits are what each user can use up.
+	Limits arbiter.Limits
 	// LogJSON makes log lines JSON objects.
 	LogJSON bool
 	// Log takes the log, Out what a person or a script waits for: the lines that

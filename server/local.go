@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"math"
 
 	"holdfast/extent"
 	"holdfast/fs"
@@ -19,7 +20,7 @@ func (s *server) startLocal(ctx context.Context) error {
 	l, err := local.New(local.Config{
 		Arbiter: s.arb, FS: localFS{s.fs}, Identity: identity,
 		Path: s.cfg.Socket, Group: s.cfg.Group, BreakTime: s.cfg.BreakTime, OnPass: s.fs.OnPass, Log: s.log,
-		Limits: local.Limits{ReclaimTime: s.cfg.ReclaimTime},
+		Limits: local.Limits{ReclaimTime: s.cfg.ReclaimTime, Sessions: math.MaxInt}, // the arbiter limits sessions, by user
 	})
 	if err != nil {
 		return err

@@ -67,6 +67,7 @@ func (s *server) start(ctx context.Context) (err error) {
 	}
 	s.arb = arbiter.New(arbiter.Config{
 		BreakTime: s.cfg.BreakTime, MountWait: s.cfg.MountWait, OnHold: s.cfg.OnHold, AllowKill: s.cfg.AllowKill, RecallOnChown: s.cfg.RecallOnChown, Log: s.log,
+		Limits: s.cfg.limits(),
 	})
 	if s.fs, err = fs.New(s.vol.Volume, s.arb, fs.Options{
 		OnClose: s.cfg.OnClose, OnPass: s.cfg.OnPass, Boot: s.cfg.bootID(), Log: s.log,

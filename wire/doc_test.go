@@ -47,6 +47,7 @@ func operations() []documented {
 		{wire.OpReclaim, &wire.Reclaim{}, &wire.Reclaimed{}, false},
 		{wire.OpDefrag, &wire.Defrag{}, nil, false},
 		{wire.OpEvacuate, &wire.Evacuate{}, nil, false},
+		{wire.OpLimits, &wire.Empty{}, nil, false},
 		{wire.OpBreak, nil, &wire.Break{}, false},
 		{wire.OpEvent, nil, nil, false},
 	}

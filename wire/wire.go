@@ -72,6 +72,7 @@ const (
 	OpShare     Op = 25 // joins those who hold a lease; descriptors of its handle and of the file
 	OpDefrag    Op = 27 // brings the blocks of a file together; data descriptor
 	OpEvacuate  Op = 28 // makes the volume smaller
+	OpLimits    Op = 30 // lists what users have used up
 
 	OpBreak Op = 64 // server to lease handle: the lease is wanted back
 	OpEvent Op = 65 // server to session: an event of the stream
@@ -83,7 +84,7 @@ var opNames = map[Op]string{
 	OpChange: "CHANGE", OpAdmit: "ADMIT", OpLeaseInfo: "LEASEINFO", OpList: "LIST", OpWho: "WHO",
 	OpWould: "WOULD", OpStat: "STAT", OpSubscribe: "SUBSCRIBE", OpCancel: "CANCEL", OpGrow: "GROW", OpScrub: "SCRUB",
 	OpSeize: "SEIZE", OpExpire: "EXPIRE", OpClaim: "CLAIM", OpShare: "SHARE", OpReclaim: "RECLAIM",
-	OpDefrag: "DEFRAG", OpEvacuate: "EVACUATE",
+	OpDefrag: "DEFRAG", OpEvacuate: "EVACUATE", OpLimits: "LIMITS",
 	OpBreak: "BREAK", OpEvent: "EVENT",
 }
 

@@ -119,7 +119,7 @@ Start with:  holdfast serve`,
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newOrphans(), newHolders(), newWho(), newWould(), newEvents(), newStat(),
+	root.AddCommand(newServe(), newCheck(), newVersion(), newRun(), newLeases(), newPins(), newOrphans(), newHolders(), newWho(), newWould(), newEvents(), newLimits(), newStat(),
 		newGrow(), newEvacuate(), newDefrag(), newScrub(), newClone(), newSnapshot(), newFallocate(), newSeize(), newExpire())
 	return root
 }

@@ -264,6 +264,9 @@ func (f *FS) Evacuate(context.Context, arbiter.Caller, int64, bool) (any, error)
 // Orphans implements local.FS.
 func (f *FS) Orphans() []local.Orphan { return nil }
 
+// OrphanedBytes implements local.FS.
+func (f *FS) OrphanedBytes() map[uint32]int64 { return map[uint32]int64{7: 4096} }
+
 // Scrub implements local.FS.
 func (f *FS) Scrub(_ context.Context, cursor []byte, bytes int64) (any, error) {
 	return map[string]any{"next": cursor, "bytes": bytes}, nil

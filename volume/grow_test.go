@@ -42,8 +42,8 @@ func TestGrow(t *testing.T) {
 	}
 }
 
-// TestGrowIsFinished: a store that is ahead in size is what a crash leaves, the
-// reverse is not, nor is a device that is too small.
+// TestGrowIsFinished: a store that is ahead of the superblock in size is what a crash leaves, whichever way;
+// an old copy of either is not, nor is a device that is too small.
 func TestGrowIsFinished(t *testing.T) {
 	const size, larger = dataStart + 2*mib, dataStart + 4*mib
 	r := newRig(t, size)
@@ -66,10 +66,12 @@ func TestGrowIsFinished(t *testing.T) {
 	if err := Verify(r.dev, r.st); !errors.Is(err, ErrMismatch) {
 		t.Fatalf("an old copy of the device: %v", err)
 	}
-	put(dataStart+mib, 0)
+	put(dataStart+mib, 1)
 	if err := Verify(r.dev, r.st); !errors.Is(err, ErrMismatch) {
-		t.Fatalf("a store of a smaller volume: %v", err)
+		t.Fatalf("an old copy of a store of a smaller volume: %v", err)
 	}
+	put(dataStart+mib, 0) // it was being made smaller
+	must(t, Verify(r.dev, r.st))
 	put(larger, 0)
 	r.check()
 	// An open that ends before it has raised the device's generation, too.

@@ -143,7 +143,7 @@ func lockDir(dir string, fsys vfs.FS) (*pebble.Lock, error) {
 }
 
 func (s *Pebble) start(dir string, o Options, create bool) error {
-	if err := checkLogs(dir, o.fs()); err != nil {
+	if err := errors.Join(checkManifest(dir, o.fs()), checkLogs(dir, o.fs())); err != nil {
 		return err
 	}
 	if o.Verify != nil {

@@ -24,7 +24,7 @@ type guardFS struct {
 	s *Pebble
 }
 
-func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
+func isLog(name string) bool { return strings.HasSuffix(name, logSuffix) }
 
 // guard runs one operation that alters files.
 func (g *guardFS) guard(f func() error) error {
@@ -77,7 +77,12 @@ func (g *guardFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.O
 }
 
 func (g *guardFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return g.open(to, func() (vfs.File, error) { return g.FS.ReuseForWrite(from, to, c) })
+	return g.open(to, func() (vfs.File, error) {
+		if err := retire(g.FS, from); err != nil {
+			return nil, err
+		}
+		return g.FS.ReuseForWrite(from, to, c)
+	})
 }
 
 // OpenDir gives the handle by which a directory is synced.
@@ -94,7 +99,12 @@ func (g *guardFS) Link(from, to string) error {
 }
 
 func (g *guardFS) Remove(name string) error {
-	return g.survive(func() error { return g.FS.Remove(name) })
+	return g.survive(func() error {
+		if err := retire(g.FS, name); err != nil {
+			return err
+		}
+		return g.FS.Remove(name)
+	})
 }
 
 func (g *guardFS) RemoveAll(name string) error {

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
+	"strconv"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -91,27 +92,72 @@ func firstLog(edit []byte) uint64 {
 	return log
 }
 
+// goneSuffix makes the name of a file that says that a log was removed, once no edit needed it any more. Names are durable
+// in their order, so it is there before the log is not.
+const goneSuffix = ".gone"
+
+// retire notes that a log goes.
+func retire(fsys vfs.FS, log string) error {
+	num, ok := logNumber(fsys.PathBase(log))
+	if !ok {
+		return nil
+	}
+	dir := fsys.PathDir(log)
+	names, err := fsys.List(dir)
+	if err != nil {
+		return err
+	}
+	last, older := retired(names)
+	if last >= num {
+		return nil
+	}
+	f, err := fsys.Create(strings.TrimSuffix(log, logSuffix)+goneSuffix, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	errs := []error{f.Close()}
+	for _, name := range older {
+		errs = append(errs, fsys.Remove(fsys.PathJoin(dir, name)))
+	}
+	return errors.Join(errs...)
+}
+
+// retired returns the last log that was removed, 0 if none, and what says so of it and others.
+func retired(names []string) (last uint64, files []string) {
+	for _, name := range names {
+		digits, ok := strings.CutSuffix(name, goneSuffix)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseUint(digits, 10, 64); err == nil {
+			last, files = max(last, n), append(files, name)
+		}
+	}
+	return last, files
+}
+
 // checkManifest refuses a store whose manifest has lost an edit. Of the last one, which nothing is behind, that shows
-// by the log: what goes before the edit needs one that was removed after it.
+// by the logs: it was there before the first of them that it needs no more was removed.
 func checkManifest(dir string, fsys vfs.FS) error {
 	desc, err := pebble.Peek(dir, fsys)
 	if err != nil || !desc.Exists {
 		return err
 	}
-	b, err := readAll(fsys, fsys.PathJoin(dir, fsys.PathBase(desc.ManifestFilename)))
+	manifest := fsys.PathBase(desc.ManifestFilename)
+	b, err := readAll(fsys, fsys.PathJoin(dir, manifest))
 	if err != nil {
 		return err
 	}
 	log, at := manifestDamage(b)
 	if at >= 0 {
-		return fmt.Errorf("manifest %s at byte %d: %w", fsys.PathBase(desc.ManifestFilename), at, ErrDamaged)
+		return fmt.Errorf("manifest %s at byte %d: %w", manifest, at, ErrDamaged)
 	}
-	if log == 0 {
-		return nil
+	names, err := fsys.List(dir)
+	if err != nil {
+		return err
 	}
-	name := fmt.Sprintf("%06d.log", log)
-	if _, err := fsys.Stat(fsys.PathJoin(dir, name)); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("log %s, which manifest %s needs, is gone: %w", name, fsys.PathBase(desc.ManifestFilename), ErrDamaged)
+	if last, _ := retired(names); last != 0 && log <= last {
+		return fmt.Errorf("manifest %s needs logs from %06d on, and those up to %06d were removed: %w", manifest, log, last, ErrDamaged)
 	}
 	return nil
 }

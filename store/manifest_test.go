@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,8 +8,8 @@ import (
 	"holdfast/internal/sim"
 )
 
-// atRest returns a disk with a store of n batches in several tables, its manifest, and its log.
-func atRest(t *testing.T, n int) (d *sim.Disk, manifest, log string) {
+// atRest returns a disk with a store of n batches in several tables, and its manifest.
+func atRest(t *testing.T, n int) (d *sim.Disk, manifest string) {
 	t.Helper()
 	d = sim.New(0, 0)
 	s := open1(t, d.FS())
@@ -21,20 +20,17 @@ func atRest(t *testing.T, n int) (d *sim.Disk, manifest, log string) {
 	list, err := d.FS().List("meta")
 	ok(t, err)
 	for _, name := range list {
-		switch {
-		case strings.HasPrefix(name, "MANIFEST"):
+		if strings.HasPrefix(name, "MANIFEST") {
 			manifest = "meta/" + name
-		case strings.HasSuffix(name, ".log"):
-			log = "meta/" + name
 		}
 	}
-	return d, manifest, log
+	return d, manifest
 }
 
 // TestManifestDamage flips each byte of a manifest: the store is refused, or all is there.
 func TestManifestDamage(t *testing.T) {
 	const n = 40
-	d, manifest, _ := atRest(t, n)
+	d, manifest := atRest(t, n)
 	st, err := d.FS().Stat(manifest)
 	ok(t, err)
 	found := 0
@@ -55,18 +51,5 @@ func TestManifestDamage(t *testing.T) {
 	}
 	if found == 0 {
 		t.Error("no flip was noticed")
-	}
-}
-
-// TestLogGone: a store is not opened without the log that it needs.
-func TestLogGone(t *testing.T) {
-	d, _, log := atRest(t, 10)
-	ok(t, d.FS().Remove(log))
-	s, err := Open("meta", Options{FS: d.FS()})
-	if err == nil {
-		ok(t, s.Close())
-	}
-	if !errors.Is(err, ErrDamaged) {
-		t.Errorf("without %s: %v", log, err)
 	}
 }

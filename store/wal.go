@@ -70,6 +70,18 @@ func logDamage(b []byte, num uint32) int {
 	return -1
 }
 
+const logSuffix = ".log"
+
+// logNumber returns the number in the name of a log. ok is false if that is none of Pebble's.
+func logNumber(name string) (num uint64, ok bool) {
+	digits, ok := strings.CutSuffix(name, logSuffix)
+	if !ok {
+		return 0, false
+	}
+	num, err := strconv.ParseUint(digits, 10, 64)
+	return num, err == nil
+}
+
 // checkLogs refuses a store whose log has lost something that was synced.
 func checkLogs(dir string, fsys vfs.FS) error {
 	names, err := fsys.List(dir)
@@ -77,13 +89,9 @@ func checkLogs(dir string, fsys vfs.FS) error {
 		return err
 	}
 	for _, name := range names {
-		digits, ok := strings.CutSuffix(name, ".log")
+		num, ok := logNumber(name)
 		if !ok {
 			continue
-		}
-		num, err := strconv.ParseUint(digits, 10, 64)
-		if err != nil {
-			continue // not Pebble's
 		}
 		b, err := readAll(fsys, fsys.PathJoin(dir, name))
 		if err != nil {

@@ -53,12 +53,14 @@ func (f *FS) changeOnce(ctx context.Context, c Caller, i *inode, makePlan func()
 		var leave arbiter.Change
 		if asked.meets() {
 			leave, err = f.arb.Break(ctx, c, i.ino, asked.r, asked.class)
-			if err != nil && !diverted && f.diverted(ctx, c, i, asked, err) {
-				diverted = true
-				i.mu.RLock()
-				asked, err = makePlan()
-				i.mu.RUnlock()
-				continue
+			if err != nil && !diverted {
+				if err = f.diverted(ctx, c, i, asked, err); err == nil {
+					diverted = true
+					i.mu.RLock()
+					asked, err = makePlan()
+					i.mu.RUnlock()
+					continue
+				}
 			}
 			if err != nil {
 				return err

@@ -12,15 +12,15 @@ import (
 	"holdfast/volume"
 )
 
-// diverted reports whether a write that err refused can go on: it was to take shared blocks
+// diverted returns nil if a write that refusal stopped can go on: it was to take shared blocks
 // away from who reaches them directly, and the other files have got copies instead.
-func (f *FS) diverted(ctx context.Context, c Caller, i *inode, p plan, err error) bool {
-	if p.class != layout.Subtractive || p.own != stay || !errors.Is(err, syscall.ETXTBSY) && !errors.Is(err, syscall.EDEADLK) {
-		return false
+func (f *FS) diverted(ctx context.Context, c Caller, i *inode, p plan, refusal error) error {
+	if p.class != layout.Subtractive || p.own != stay || !refused(refusal) {
+		return refusal
 	}
 	var rs []extent.Range
 	i.mu.RLock()
-	err = i.n.HomeExtents(p.r, func(e extent.Extent) bool {
+	err := i.n.HomeExtents(p.r, func(e extent.Extent) bool {
 		e = e.Slice(p.r)
 		if e.Shared {
 			rs = append(rs, extent.Range{Off: e.Addr.Off, End: e.Addr.Off + e.Len})
@@ -31,10 +31,16 @@ func (f *FS) diverted(ctx context.Context, c Caller, i *inode, p plan, err error
 	if err == nil {
 		err = f.divert(ctx, c, i, p.r, rs)
 	}
-	if err != nil {
+	if refused(err) {
 		f.log.Debug("shared blocks of a held range were not copied for the others", "inode", i.ino, "range", p.r.String(), "err", err)
+		return refusal
 	}
-	return err == nil
+	return err
+}
+
+// refused reports whether somebody who holds blocks was in the way.
+func refused(err error) bool {
+	return errors.Is(err, syscall.ETXTBSY) || errors.Is(err, syscall.EDEADLK) || errors.Is(err, syscall.EBUSY)
 }
 
 // divert gives all files but i other blocks for rs, if nobody holds them there.

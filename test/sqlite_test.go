@@ -11,11 +11,11 @@ import (
 	"testing"
 )
 
-// TestSQLite: a database keeps what it said was committed, whichever of the two is killed, in both of its journal modes.
+// TestSQLite: a database keeps what it said was committed, whichever of the two is killed, in its journal modes.
 func TestSQLite(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")
-	for _, mode := range []string{"delete", "wal"} {
+	for _, mode := range []string{"delete", "truncate", "wal"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			v := serve(t, "--size", "256M")
@@ -28,14 +28,20 @@ func TestSQLite(t *testing.T) {
 			for range rounds {
 				p := db.insert(t)
 				p.Process.Kill() // the database
-				db.wantAll(t, p)
+				db.wantAll(t, p, 0)
 
 				p = db.insert(t)
 				v.kill()
 				p.Process.Kill() // it sees an error, or nothing any more
 				v.check(t)
 				v.start(t)
-				db.wantAll(t, p)
+				// With delete a commit is the removal of the journal, and then a sync of the directory. SQLite takes
+				// it for done also if it cannot open the directory any more, as when the server has gone in between.
+				unsynced := 0
+				if mode == "delete" {
+					unsynced = 1
+				}
+				db.wantAll(t, p, unsynced)
 			}
 			v.stop(t)
 			v.check(t)
@@ -105,8 +111,8 @@ func (db *sqlite) next(w *writer) bool {
 	return false
 }
 
-// wantAll waits for the end of the writer, and looks at what is in the database.
-func (db *sqlite) wantAll(t *testing.T, w *writer) {
+// wantAll waits for the end of the writer, and looks at what is in the database. As many as unsynced may be missing at the end.
+func (db *sqlite) wantAll(t *testing.T, w *writer, unsynced int) {
 	t.Helper()
 	<-w.done
 	for db.next(w) { // said before it was killed
@@ -120,7 +126,7 @@ func (db *sqlite) wantAll(t *testing.T, w *writer) {
 		t.Fatalf("%q: %v", got, err)
 	}
 	// One more may be committed that nobody was told of.
-	if count != highest || highest < db.committed || highest > db.committed+1 {
+	if count != highest || highest < db.committed-unsynced || highest > db.committed+1 {
 		t.Fatalf("%d rows up to %d, want all up to %d", count, highest, db.committed)
 	}
 	db.committed = highest

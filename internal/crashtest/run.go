@@ -25,6 +25,7 @@ type Recording struct {
 	files       map[extent.Ino]*fileModel
 	sizes       []growth
 	shrunk      []growth
+	tried       []growth // to grow, and failed
 	kept        []*Kept
 }
 
@@ -66,7 +67,7 @@ func (p paced) Apply(b *store.Batch) error {
 // recording ends the world.
 func (w *World) recording(end int) *Recording {
 	w.end()
-	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files, sizes: w.sizes, shrunk: w.shrunk, kept: w.kept}
+	r := &Recording{Disk: w.disk, First: w.first, Last: end, o: w.o, names: w.names, files: w.files, sizes: w.sizes, shrunk: w.shrunk, tried: w.tried, kept: w.kept}
 	r.o.Fault, r.o.Wrap, r.o.After = nil, nil, nil
 	for _, f := range r.files {
 		for i, c := range f.changes {

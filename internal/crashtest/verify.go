@@ -95,7 +95,8 @@ func (l *left) verify(cut int) error {
 
 // grows reports whether the volume may have grown at cut.
 func (r *Recording) grows(cut int) bool {
-	return slices.ContainsFunc(r.sizes, func(g growth) bool { return g.began(cut) })
+	began := func(g growth) bool { return g.began(cut) }
+	return slices.ContainsFunc(r.sizes, began) || slices.ContainsFunc(r.tried, began)
 }
 
 // bytes returns how much files have.

@@ -35,6 +35,7 @@ type World struct {
 	files  map[extent.Ino]*fileModel
 	sizes  []growth
 	shrunk []growth
+	tried  []growth // to grow, and failed
 	kept   []*Kept
 	last   extent.Ino // that was given out
 	gen    uint32
@@ -110,6 +111,8 @@ func (w *World) Grow(n int64) {
 	})
 	if err == nil {
 		w.sizes = append(w.sizes, growth{s, size})
+	} else {
+		w.tried = append(w.tried, growth{s, size})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"holdfast/device"
 	"holdfast/extent"
@@ -46,6 +47,7 @@ func Record(t *testing.T, wl Workload, o Options) (r *Recording) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, wl, o)
+		w.disk.Before(unhurried(o.Fault))
 		wl.Run(w)
 		end := w.disk.Pos()
 		if o.Fault == nil {
@@ -56,12 +58,30 @@ func Record(t *testing.T, wl Workload, o Options) (r *Recording) {
 	return r
 }
 
-// paced is a store in a bubble that has nothing left to do when a batch is applied.
+// paced is a store in a bubble that has nothing left to do before and after each batch. Pebble writes its log beside whoever
+// applies a batch: it would write what it finds, one part or both, and the wake-up is lost on one who has just looked for more. So
+// each write of the log takes a moment of the bubble (unhurried), which only passes when the batch is complete, and after it several pass.
 type paced struct{ store.Store }
 
 func (p paced) Apply(b *store.Batch) error {
-	defer synctest.Wait()
-	return p.Store.Apply(b)
+	synctest.Wait()
+	err := p.Store.Apply(b)
+	time.Sleep(time.Microsecond)
+	synctest.Wait()
+	return err
+}
+
+// unhurried lets writes of the store take a moment.
+func unhurried(hook func(sim.Op) error) func(sim.Op) error {
+	return func(o sim.Op) error {
+		if !o.Device() && o.Kind == sim.Write {
+			time.Sleep(time.Nanosecond)
+		}
+		if hook == nil {
+			return nil
+		}
+		return hook(o)
+	}
 }
 
 // recording ends the world.

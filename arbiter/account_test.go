@@ -1,6 +1,7 @@
 package arbiter
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -317,4 +318,34 @@ func BenchmarkAcquireUsers(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestLimitOfWaiting: a lease that is waited for counts, and no more when nobody waits for it.
+func TestLimitOfWaiting(t *testing.T) {
+	w := newWorld(t, limited(map[Limit]int64{LimitLeases: 1}))
+	sub := w.Subscribe(100)
+	defer sub.Close()
+	s := w.openAs(1000)
+	w.lease(w.openAs(1001), whole, newHolder())
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := make(chan error, 1)
+	go func() {
+		_, err := w.Acquire(ctx, s, AcquireRequest{File: 5, Range: whole, Mode: layout.Exclusive}, nil)
+		asked <- err
+	}()
+	for ev := range sub.C {
+		if ev.Kind == EventWait {
+			break
+		}
+	}
+	_, err := w.tryLease(s, 6)
+	wantExceeded(t, err, syscall.ENOLCK, "limit of 1 leases")
+	cancel()
+	if err := <-asked; !errors.Is(err, syscall.EINTR) {
+		t.Errorf("the wait ends with %v", err)
+	}
+	w.wantUsed(1000, LimitLeases, 0)
+	if _, err := w.tryLease(s, 6); err != nil {
+		t.Error(err)
+	}
 }

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-var helpers = localtest.Helpers{"hold": holdHelper, "keep": keepHelper, "sigio": sigioHelper, "many": manyHelper}
+var helpers = localtest.Helpers{"hold": holdHelper, "keep": keepHelper, "sigio": sigioHelper, "many": manyHelper, "exec": execHelper}
 
 func open(t testing.TB, path string, flags int) *os.File {
 	t.Helper()

@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/arbiter"
 	"holdfast/extent"
 	"holdfast/layout"
@@ -63,4 +65,15 @@ func TestLimitOfWindows(t *testing.T) {
 	r.must(r.arb.CloseLease(ctx, one))
 	want(1000, 0)
 	want(1001, 2)
+}
+
+// TestWindowsDefaultLimit: windows take a quarter of the memory if nothing else is said.
+func TestWindowsDefaultLimit(t *testing.T) {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		t.Fatal(err)
+	}
+	if r, want := newRig(t), int64(si.Totalram)*int64(si.Unit)/4; r.windowLimit != want {
+		t.Errorf("the limit is %d bytes, want %d", r.windowLimit, want)
+	}
 }

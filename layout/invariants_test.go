@@ -10,7 +10,7 @@ import (
 func errnoName(e Effect) string {
 	names := map[syscall.Errno]string{
 		syscall.EAGAIN: "EAGAIN", syscall.EBUSY: "EBUSY", syscall.EDEADLK: "EDEADLK", syscall.EINVAL: "EINVAL", syscall.ENOENT: "ENOENT",
-		syscall.EOPNOTSUPP: "EOPNOTSUPP", syscall.EPERM: "EPERM", syscall.EEXIST: "EEXIST", syscall.ESRCH: "ESRCH", syscall.ETXTBSY: "ETXTBSY",
+		syscall.EOPNOTSUPP: "EOPNOTSUPP", syscall.EACCES: "EACCES", syscall.EPERM: "EPERM", syscall.EEXIST: "EEXIST", syscall.ESRCH: "ESRCH", syscall.ETXTBSY: "ETXTBSY",
 	}
 	if n := names[e.Errno]; n != "" {
 		return n

@@ -44,7 +44,7 @@ func (m *Machine) pin(in *Input) {
 		m.deny(in, syscall.EPERM, "the handle of the lease is closed")
 		return
 	case in.Access == Write && l.access == Read:
-		m.deny(in, syscall.EPERM, "the lease is for reading only")
+		m.deny(in, syscall.EACCES, "the lease is for reading only")
 		return
 	case m.pinBarred(l, r) && !l.restored(in, r):
 		m.deny(in, syscall.EAGAIN, "the range is being broken")

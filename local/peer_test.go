@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"syscall"
 	"testing"
@@ -61,5 +62,22 @@ func TestSpeakerLives(t *testing.T) {
 	}
 	if _, err := speak(fds[0]); !errors.Is(err, syscall.EPERM) {
 		t.Errorf("a dead process speaks: %v", err)
+	}
+}
+
+// Administrators are root and the user whom the server runs as.
+func TestAdministrators(t *testing.T) {
+	s := &Server{uid: 1000}
+	for uid, want := range map[uint32]bool{0: true, 1000: true, 1001: false} {
+		ses := &session{srv: s, peer: peer{pid: int32(os.Getpid()), uid: uid}}
+		var err error
+		if ses.peer.pidfd, err = unix.PidfdOpen(os.Getpid(), 0); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(ses.peer.pidfd)
+		m := message{hasCred: true, cred: unix.Ucred{Pid: int32(os.Getpid()), Uid: uid}, pidfd: -1, sock: ses.peer.pidfd}
+		if c, err := ses.speaker(&m); err != nil || c.admin != want {
+			t.Errorf("user %d of a server of user 1000: administrator %v, %v", uid, c.admin, err)
+		}
 	}
 }

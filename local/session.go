@@ -380,8 +380,7 @@ func errnoOf(err error) syscall.Errno {
 	return syscall.EIO
 }
 
-// finish ends a session: what it has without another copy ends in the order of the
-// contract, contexts and their pins first.
+// finish ends a session and what it has without another copy.
 func (s *session) finish() {
 	s.cancel()
 	s.mu.Lock()

@@ -18,6 +18,7 @@ import (
 	"holdfast/arbiter"
 	"holdfast/fs"
 	"holdfast/fuse"
+	"holdfast/window"
 )
 
 // stopTimeout bounds a clean end. What is not done then is left to the recovery
@@ -62,6 +63,7 @@ func (s *server) start(ctx context.Context) (err error) {
 	if err := s.cfg.check(ctx, s.log); err != nil {
 		return err
 	}
+	s.tryPinning(window.Probe)
 	if s.vol, err = openOrCreate(ctx, s.cfg, s.log); err != nil {
 		return err
 	}

@@ -309,6 +309,13 @@ func TestWithoutFUSE(t *testing.T) {
 	}
 }
 
+// TestStartTriesPinning: each start tries whether pages of windows can be pinned, whatever comes of it here.
+func TestStartTriesPinning(t *testing.T) {
+	s := testserver.Start(t, testserver.With(func(c *server.Config) { c.NoMount = true }))
+	s.WaitLog("pinned for long")
+	s.Stop()
+}
+
 // TestUnmountedByOthers: when somebody takes the mount away, the server ends.
 func TestUnmountedByOthers(t *testing.T) {
 	testserver.NeedRoot(t)

@@ -9,7 +9,7 @@ import (
 )
 
 // TestFaults lets each read, write and flush of short workloads fail in turn: that one, or all of its kind
-// from then on, which is begun at every third.
+// from then on, which is begun at every third. With checksums of data it is every tenth, and no read.
 func TestFaults(t *testing.T) {
 	for _, wl := range crashtest.Workloads() {
 		for _, on := range []crashtest.Fault{
@@ -21,25 +21,30 @@ func TestFaults(t *testing.T) {
 				f.Lasting = lasting
 				t.Run(fmt.Sprintf("%s/%v/device=%v/lasting=%v", wl.Name, on.Kind, on.Device, lasting), func(t *testing.T) {
 					t.Parallel()
-					testFault(t, wl, f)
+					testFault(t, wl, f, crashtest.Options{})
+					if on.Kind != sim.Read { // see docs/notes.md, defect 5
+						testFault(t, wl, f, crashtest.Options{DataChecksums: true})
+					}
 				})
 			}
 		}
 	}
 }
 
-func testFault(t *testing.T, wl crashtest.Workload, f crashtest.Fault) {
+func testFault(t *testing.T, wl crashtest.Workload, f crashtest.Fault, o crashtest.Options) {
 	step := 1
 	switch {
 	case testing.Short():
 		step = 20
+	case o.DataChecksums:
+		step = 10
 	case f.Lasting:
 		step = 3
 	}
 	for more := true; more; f.N += step {
 		var err error
-		if more, err = f.Try(t, wl, crashtest.Options{}); err != nil {
-			t.Fatal(err)
+		if more, err = f.Try(t, wl, o); err != nil {
+			t.Fatalf("with checksums %v: %v", o.DataChecksums, err)
 		}
 	}
 }

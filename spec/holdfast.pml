@@ -6,7 +6,11 @@
  */
 
 #define S 2 /* sessions */
-#define D 2 /* blocks of the device */
+#ifdef REPLAY
+#define D 3 /* blocks of the device */
+#else
+#define D 2
+#endif
 #define NOBODY 2 /* the caller of a change that is no session */
 
 #ifndef ACQUIRES
@@ -16,25 +20,29 @@
 #define CHANGES 2
 #endif
 
-/* What a session has of the range. UNCLAIMED: exposed by a server that has crashed, and not reclaimed yet. */
+/* What a session has of the range. FENCING: its window is detached, its pin reaches the block by another way, which is being cut. */
 #define NONE 0
 #define LIVE 1
 #define RETURNING 2
 #define CUTTING 3
 #define FAILED 4
-#define UNCLAIMED 5
+#define FENCING 5
 
 /* How far the change is. */
 #define IDLE 0
 #define HELD 1
 #define BREAKING 2
 #define APPLYING 3
+#define DEFERRING 4
 
 /* on_hold */
 #define FAIL 0
 #define WAIT 1
 #define REVOKE 2
 #define DEFER 3
+
+/* How the contexts of a session reach blocks: by its window only, or by other ways, too. */
+#define FAR(i) (i == 1)
 
 /* Whose a block of the device is. FREEING: freed, and that is not durable yet. */
 #define FREE 0
@@ -47,6 +55,7 @@ typedef Session {
 	byte lease;
 	bit exclusive, unbreakable, mapped, closed, pinned;
 	bit dead, context;
+	bit away;                /* dead to a server that was started anew, but its process lives */
 	byte orphan;             /* the block + 1 that its pin holds after the file gave it up */
 	bit saidMapped, saidPin; /* durable: what a server that has crashed had exposed */
 	byte window, reach;      /* the block + 1 that can be touched, whatever the server thinks: by a window, by a pin */
@@ -55,6 +64,7 @@ typedef Session {
 Session s[S];
 byte change = IDLE, caller = NOBODY, policy = FAIL;
 bit abandoned;
+byte freed;   /* the block + 1 that is FREEING */
 byte at = 1;  /* the block + 1 of the range, 0: a hole */
 byte own[D];
 byte lease0, lease1, at0; /* before the last submission */
@@ -73,26 +83,30 @@ byte acquires = ACQUIRES, changes = CHANGES, crashes = 1, failures = 1, deaths =
 
 #define OTHERS(i) (i != caller)
 #define HAS(i) (s[i].lease != NONE)
-#define PINNED(i) (s[i].pinned || s[i].lease == UNCLAIMED)
 #define FIRM(i) (s[i].unbreakable && s[i].lease == LIVE)
-#ifdef BUG_PINS_IGNORED
-#define HOLDS(i) FIRM(i)
-#else
-#define HOLDS(i) (PINNED(i) || FIRM(i))
-#endif
-#define OTHERS_HOLD ((OTHERS(0) && HOLDS(0)) || (OTHERS(1) && HOLDS(1)))
 #define OTHERS_HAVE ((OTHERS(0) && HAS(0)) || (OTHERS(1) && HAS(1)))
-#define OTHERS_PIN ((caller != 0 && PINNED(0)) || (caller != 1 && PINNED(1)))
-#define OWN_PINS ((caller == 0 && PINNED(0)) || (caller == 1 && PINNED(1))) /* what it has not reclaimed is its own too */
+#define OTHERS_FIRM ((OTHERS(0) && FIRM(0)) || (OTHERS(1) && FIRM(1)))
+#define OTHERS_PIN ((OTHERS(0) && s[0].pinned) || (OTHERS(1) && s[1].pinned))
+#define OWN_PINS (caller != NOBODY && s[caller].pinned)
 #define TOUCHED(b) (s[0].window == b + 1 || s[0].reach == b + 1 || s[1].window == b + 1 || s[1].reach == b + 1)
+#define BARRIER (change == BREAKING || change == DEFERRING)
 
+#define CAN_ANSWER(i) (!s[i].dead && (!s[i].closed || (policy == REVOKE && s[i].pinned)))
+#define CAN_TIME_OUT(i) (change == BREAKING && OTHERS(i) && s[i].lease == LIVE)
+
+/* What a change meets, in its order. */
 #ifdef BUG_WAITS_FOR_ITSELF
-#define DEADLOCK false
-#define WAITED_FOR (OTHERS_HOLD || OWN_PINS)
+#define REFUSED_OWN (OWN_PINS && policy != WAIT && (policy != FAIL || !OTHERS_PIN))
+#define WAITED_FOR (OTHERS_FIRM || OTHERS_PIN || OWN_PINS)
 #else
-#define DEADLOCK (OWN_PINS && (policy != FAIL || !OTHERS_PIN))
-#define WAITED_FOR OTHERS_HOLD
+#define REFUSED_OWN (OWN_PINS && (policy != FAIL || !OTHERS_PIN))
+#ifdef BUG_PINS_IGNORED
+#define WAITED_FOR OTHERS_FIRM
+#else
+#define WAITED_FOR (OTHERS_FIRM || OTHERS_PIN)
 #endif
+#endif
+#define IS_REFUSED (REFUSED_OWN || (WAITED_FOR && policy == FAIL))
 
 /* --- leases and pins */
 
@@ -101,7 +115,7 @@ byte acquires = ACQUIRES, changes = CHANGES, crashes = 1, failures = 1, deaths =
 #else
 #define NO_BARRIER(i) (change == IDLE || caller == i)
 #endif
-#define FITS(i, x) (s[1 - i].lease == NONE || (!x && !s[1 - i].exclusive && s[1 - i].lease != UNCLAIMED))
+#define FITS(i, x) (s[1 - i].lease == NONE || (!x && !s[1 - i].exclusive))
 #define CAN_ACQUIRE(i, x) (!s[i].dead && !HAS(i) && FITS(i, x) && NO_BARRIER(i))
 
 inline acquire(i, x, u) {
@@ -118,13 +132,13 @@ inline acquire(i, x, u) {
 #endif
 #define CAN_PIN(i) (s[i].lease == LIVE && !s[i].closed && !s[i].dead && s[i].context && !s[i].pinned && !s[i].orphan && at != 0 && !PIN_BARRED)
 
-inline pin(i) {
-	assert(change == IDLE);
+inline pin(i) { /* one that reaches by the window only is as durable as that */
+	assert(change == IDLE); /* no pin under a barrier */
 	s[i].pinned = 1;
-#ifndef BUG_NOT_DURABLE
-	s[i].saidPin = 1;
-#endif
-	s[i].reach = at
+	if
+	:: FAR(i) -> s[i].saidPin = 1; s[i].reach = at
+	:: !FAR(i) -> s[i].saidPin = s[i].saidMapped
+	fi
 }
 
 #define CAN_MAP(i) (s[i].lease == LIVE && !s[i].closed && !s[i].dead && !s[i].mapped && at != 0)
@@ -133,6 +147,7 @@ inline map(i) {
 	s[i].mapped = 1;
 #ifndef BUG_NOT_DURABLE
 	s[i].saidMapped = 1;
+	s[i].saidPin = s[i].saidPin || s[i].pinned;
 #endif
 	s[i].window = at
 }
@@ -165,52 +180,75 @@ inline dropPin(i) {
 	s[i].saidPin = 0;
 	s[i].reach = 0;
 	if
-	:: s[i].closed -> release(i)
+	:: s[i].lease == FENCING -> clean(i)
+	:: s[i].lease != FENCING && s[i].closed -> release(i)
 	:: else
 	fi
 }
+
+inline dropOrphan(i) { s[i].orphan = 0; s[i].reach = 0; s[i].saidPin = 0 }
 
 inline closeLease(i) {
 	s[i].closed = 1;
 	if
 	:: !s[i].pinned -> release(i)
-	:: s[i].pinned && change == BREAKING && OTHERS(i) && s[i].lease == LIVE -> s[i].lease = CUTTING
+	:: s[i].pinned && CAN_TIME_OUT(i) && !CAN_ANSWER(i) -> s[i].lease = CUTTING
 	:: else
 	fi
 }
 
 /* --- changes */
 
-inline ask(i) {
+inline ask(i) { /* who cannot answer is not asked */
 	if
-	:: OTHERS(i) && s[i].lease == LIVE && (s[i].closed || s[i].dead) -> s[i].lease = CUTTING
+	:: CAN_TIME_OUT(i) && !CAN_ANSWER(i) -> s[i].lease = CUTTING
 	:: else
 	fi
 }
 
-inline deferPin(i) {
+inline timeUp(i) { s[i].lease = CUTTING }
+
+inline endChange() { change = IDLE; caller = NOBODY; policy = FAIL; abandoned = 0 }
+
+inline judge() {
 	if
-	:: OTHERS(i) && s[i].pinned -> s[i].orphan = s[i].reach; s[i].pinned = 0; s[i].unbreakable = 0
-	:: OTHERS(i) && !s[i].pinned -> s[i].unbreakable = 0
-	:: else
+	:: IS_REFUSED -> endChange()
+	:: !IS_REFUSED && WAITED_FOR && policy == WAIT -> change = HELD
+	:: !IS_REFUSED && OTHERS_PIN && policy == DEFER -> change = DEFERRING
+	:: else ->
+		if
+#ifdef BUG_OTHERS_FORGOTTEN /* not all who are in the way are asked */
+		:: (OTHERS(0) && HAS(0)) -> change = BREAKING; ask(0)
+		:: !(OTHERS(0) && HAS(0)) -> change = APPLYING
+#else
+		:: OTHERS_HAVE -> change = BREAKING; ask(0); ask(1)
+		:: !OTHERS_HAVE -> change = APPLYING
+#endif
+		fi
+	fi;
+	assert(change != BREAKING || policy >= REVOKE || (!OTHERS_FIRM && !OTHERS_PIN)); /* what is held stays, if the policy says so */
+	assert(change != APPLYING || (!OTHERS_HAVE && !OTHERS_PIN && !OWN_PINS)) /* nobody has what is taken away */
+}
+
+inline judgeAgain() { /* once what it deferred is answered */
+	if
+	:: abandoned -> endChange()
+	:: else -> judge()
 	fi
 }
 
 /* What can be served is. It follows everything that makes something less. */
 inline advance() {
 	if
-	:: change == HELD && !WAITED_FOR && !OTHERS_HAVE -> change = APPLYING
-	:: change == HELD && !WAITED_FOR && OTHERS_HAVE -> change = BREAKING; ask(0); ask(1)
-	:: change == BREAKING && !OTHERS_HAVE && !abandoned -> change = APPLYING
-	:: change == BREAKING && !OTHERS_HAVE && abandoned -> change = IDLE; abandoned = 0; caller = NOBODY; policy = FAIL
+	:: (change == BREAKING && !OTHERS_HAVE && abandoned) -> endChange()
+#ifdef BUG_LOST_WAKEUP
+	:: change == BREAKING && !OTHERS_HAVE && !abandoned -> judge()
+#else
+	:: (change == BREAKING && !OTHERS_HAVE && !abandoned) || change == HELD -> judge()
+#endif
 	:: else
-	fi;
-	assert(change != APPLYING || (!OTHERS_HAVE && !OTHERS_PIN && !OWN_PINS))
+	fi
 }
-
-
-/* Others that are unclaimed can neither be asked nor deferred: they are held. */
-#define LOST ((OTHERS(0) && s[0].lease == UNCLAIMED) || (OTHERS(1) && s[1].lease == UNCLAIMED))
 
 inline submit(c, p) {
 	lease0 = s[0].lease; lease1 = s[1].lease; at0 = at;
@@ -218,37 +256,44 @@ inline submit(c, p) {
 	policy = p;
 #ifdef BUG_REFUSED_TOO_LATE
 	if
-	:: OTHERS(0) && s[0].lease == LIVE && !HOLDS(0) -> s[0].lease = CUTTING
+	:: OTHERS(0) && s[0].lease == LIVE && !s[0].pinned -> s[0].lease = CUTTING
 	:: else
 	fi;
 #endif
-	if
-	:: DEADLOCK || (OTHERS_HOLD && p == FAIL) || (LOST && p > WAIT) ->
-		caller = NOBODY; policy = FAIL;
-		assert(lease0 == s[0].lease && lease1 == s[1].lease && at0 == at) /* a refused change alters nothing */
-	:: else ->
-		if
-		:: p == DEFER && OTHERS_HOLD -> deferPin(0); deferPin(1)
-		:: else
-		fi;
-		if
-		:: WAITED_FOR && p < REVOKE -> change = HELD
-		:: else -> change = BREAKING; ask(0); ask(1); advance()
-		fi
-	fi;
+	judge();
+	assert(change != IDLE || (lease0 == s[0].lease && lease1 == s[1].lease && at0 == at)); /* a refused change alters nothing */
 	lease0 = 0; lease1 = 0; at0 = 0
 }
 
-#define WOULD_REFUSE(c, p) (((c == 0 && PINNED(0)) || (c == 1 && PINNED(1))) && (p != FAIL || \
-	!((c != 0 && PINNED(0)) || (c != 1 && PINNED(1)))) || (p == FAIL && ((c != 0 && HOLDS(0)) || (c != 1 && HOLDS(1)))))
-
-inline timeUp(i) { s[i].lease = CUTTING }
-#define CAN_TIME_OUT(i) (change == BREAKING && OTHERS(i) && s[i].lease == LIVE)
+/* The storage was asked to have the file give up what a pin of others keeps. */
+inline deferred(i, ok) {
+	if
+	:: s[i].pinned && OTHERS(i) && ok ->
+		s[i].pinned = 0;
+		s[i].unbreakable = 0;
+		s[i].orphan = at;
+		if
+		:: !FAR(i) -> s[i].reach = s[i].window /* the memory is its own now, and the file's no more */
+		:: else
+		fi;
+		s[i].window = 0;
+		s[i].saidMapped = 0;
+		if
+		:: s[i].lease == LIVE || s[i].lease == FENCING -> clean(i)
+		:: else
+		fi
+	:: else
+	fi;
+	if
+	:: s[i].pinned && OTHERS(i) && !ok -> endChange()
+	:: else -> judgeAgain()
+	fi
+}
 
 inline abandon() {
 	if
-	:: change == HELD -> change = IDLE; caller = NOBODY; policy = FAIL
-	:: change == BREAKING -> abandoned = 1
+	:: change == HELD -> endChange()
+	:: BARRIER -> abandoned = 1
 	:: else
 	fi
 }
@@ -257,8 +302,12 @@ inline apply() {
 	if
 	:: at != 0 ->
 		if
+#ifdef BUG_ORPHANS_FREED
+		:: own[at - 1] = FREEING; freed = at
+#else
 		:: s[0].orphan == at || s[1].orphan == at -> own[at - 1] = ORPHAN
-		:: else -> own[at - 1] = FREEING
+		:: else -> own[at - 1] = FREEING; freed = at
+#endif
 		fi;
 		if /* the caller's own window shows a hole now */
 		:: caller != NOBODY && s[caller].window == at -> s[caller].window = 0
@@ -267,35 +316,45 @@ inline apply() {
 		at = 0
 	:: else
 	fi;
-	change = IDLE; caller = NOBODY; policy = FAIL
+	endChange()
 }
 
 /* --- cuts */
 
 #define LEAVING(i) (s[i].lease == RETURNING || s[i].lease == CUTTING)
 
-inline detached(i) { /* a window is out of reach; a cut ends the pin too */
+inline detached(i) { /* its window is out of reach, and its pin if that reaches by the window only */
 	s[i].window = 0;
 	s[i].saidMapped = 0;
 	if
-	:: s[i].pinned -> s[i].pinned = 0; s[i].reach = 0; s[i].saidPin = 0
+#ifndef BUG_NOT_FENCED
+	:: s[i].pinned && FAR(i) -> s[i].lease = FENCING
 	:: else
-	fi;
-	clean(i)
+#else
+	:: true
+#endif
+		->
+		s[i].saidPin = s[i].saidPin && !s[i].pinned; /* of an orphan it stays */
+		s[i].pinned = 0;
+		clean(i)
+	fi
 }
 
-inline detachFailed(i) {
-	s[i].lease = FAILED;
+/* The change is told that it takes longer. */
+inline sendAway(i) {
 	if
 	:: change == BREAKING && OTHERS(i) -> abandoned = 1
 	:: else
 	fi
 }
 
+inline detachFailed(i) { s[i].lease = FAILED; sendAway(i) }
+
 /* --- lives */
 
 inline die(i) {
 	s[i].dead = 1;
+	s[i].away = 0;
 	if
 	:: CAN_TIME_OUT(i) -> s[i].lease = CUTTING
 	:: else
@@ -305,57 +364,57 @@ inline die(i) {
 inline closeContext(i) {
 	s[i].context = 0;
 	if
+	:: s[i].orphan != 0 -> dropOrphan(i)
 	:: s[i].pinned -> dropPin(i)
 	:: else
 	fi
 }
 
-#define CAN_REOPEN(i) (s[i].dead && !HAS(i) && !s[i].orphan)
+#define CAN_REOPEN(i) (s[i].dead && !s[i].away && !s[i].context && !HAS(i) && !s[i].orphan)
 inline reopen(i) { s[i].dead = 0; s[i].context = 1 }
 
 /* After a crash only what is durable is known. What can be touched stays so. */
 inline forget(i) {
 	if
-	:: s[i].orphan != 0 && own[s[i].orphan - 1] != ORPHAN -> s[i].orphan = 0
+	:: s[i].orphan && own[s[i].orphan - 1] != ORPHAN -> /* the file has it still, and so has the pin */
+		s[i].orphan = 0;
+		if
+		:: !FAR(i) -> s[i].window = s[i].reach; s[i].reach = 0; s[i].saidMapped = (s[i].window != 0)
+		:: else
+		fi
 	:: else
 	fi;
-	clean(i);
-	s[i].pinned = 0;
-	s[i].context = 1;
+	s[i].pinned = s[i].saidPin && !s[i].orphan;
 	if
-#ifndef BUG_RESTART_FORGETS
-	:: s[i].saidMapped || (s[i].saidPin && !s[i].orphan) -> s[i].lease = UNCLAIMED
+#ifdef BUG_RESTART_FORGETS
+	:: true -> s[i].pinned = 0; clean(i)
+#else
+	:: s[i].saidMapped || s[i].pinned ->
+		s[i].lease = LIVE;
+		s[i].mapped = s[i].saidMapped;
+		s[i].closed = s[i].closed && s[i].pinned
+	:: else -> clean(i)
 #endif
-	:: else
-	fi
-}
-
-inline undo(b) {
-	if
-	:: own[b] == FREEING -> own[b] = FILE; at = b + 1
-	:: else
-	fi
+	fi;
+	s[i].context = s[i].pinned;
+	s[i].away = (!s[i].dead || s[i].away) && (HAS(i) || s[i].orphan);
+	s[i].dead = 1
 }
 
 inline crash() {
-	change = IDLE; caller = NOBODY; policy = FAIL; abandoned = 0;
-#ifdef BUG_REUSED_BEFORE_DURABLE
-	assert(!early);
-#endif
-	undo(0); undo(1);
+	if /* what is freed, and not durable yet, is the file's again */
+	:: freed != 0 && at == 0 -> assert(own[freed - 1] == FREEING); own[freed - 1] = FILE; at = freed; freed = 0
+	:: else
+	fi;
+	endChange();
 	forget(0); forget(1)
 }
 
-inline reclaim(i) {
-	s[i].lease = LIVE;
-	s[i].mapped = s[i].saidMapped;
-	s[i].pinned = s[i].saidPin && !s[i].orphan
-}
+inline reclaim(i) { s[i].dead = 0; s[i].away = 0 }
 
 /* --- blocks */
 
 #ifdef BUG_REUSED_BEFORE_DURABLE
-bit early;
 #define REUSABLE(b) (own[b] == FREE || own[b] == FREEING)
 #else
 #define REUSABLE(b) (own[b] == FREE)
@@ -363,9 +422,6 @@ bit early;
 
 inline reuse(b, who) {
 	assert(!TOUCHED(b)); /* no reuse under a pin or exposure */
-#ifdef BUG_REUSED_BEFORE_DURABLE
-	early = early || own[b] == FREEING;
-#endif
 	own[b] = who;
 	if
 	:: who == FILE -> at = b + 1
@@ -374,7 +430,13 @@ inline reuse(b, who) {
 }
 
 #define HELD_BY_ORPHAN(b) (s[0].orphan == b + 1 || s[1].orphan == b + 1)
-#define SETTLED (own[0] != FREEING && own[1] != FREEING)
+inline makeDurable() {
+	if
+	:: own[freed - 1] == FREEING -> own[freed - 1] = FREE
+	:: else /* in a broken variant it is another's by now */
+	fi;
+	freed = 0
+}
 
 #ifdef REPLAY
 #include "replay.inc"

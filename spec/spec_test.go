@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,17 +34,23 @@ func copyModel(t *testing.T) string {
 }
 
 func runIn(t *testing.T, dir, name string, args ...string) string {
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Dir = dir
-	out, err := cmd.CombinedOutput()
+	out, err := command(t, dir, name, args...)
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return out
+}
+
+func command(t *testing.T, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // check has spin search all states of a variant, and returns what its verifier printed.
-func check(t *testing.T, opt string, liveness bool, defines ...string) string {
+func check(t *testing.T, opt string, liveness bool, acquires, changes int, defines ...string) string {
+	defines = append(defines, fmt.Sprint("-DACQUIRES=", acquires), fmt.Sprint("-DCHANGES=", changes))
 	dir := copyModel(t)
 	cc, pan := []string{opt, "-w", "-DCOLLAPSE", "-DMEMLIM=2900", "-o", "pan", "pan.c"}, []string{"-m200000"}
 	if liveness {
@@ -62,9 +69,17 @@ func TestModel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes minutes")
 	}
-	for name, liveness := range map[string]bool{"safety": false, "every break ends": true} {
-		t.Run(name, func(t *testing.T) {
-			out := check(t, "-O2", liveness, "-DACQUIRES=2", "-DCHANGES=1")
+	for _, v := range []struct {
+		name              string
+		liveness          bool
+		acquires, changes int
+	}{
+		{"safety, two grants and a change", false, 2, 1},
+		{"safety, a grant and two changes", false, 1, 2},
+		{"every break ends", true, 2, 1},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			out := check(t, "-O2", v.liveness, v.acquires, v.changes)
 			for _, no := range []string{"max search depth too small", "Search not completed", "out of memory"} {
 				if strings.Contains(out, no) {
 					t.Fatal(out)
@@ -88,24 +103,31 @@ func TestBrokenModel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes minutes")
 	}
-	for bug, want := range map[string]string{
-		"PINS_IGNORED":          "assertion violated ((change!=3)",
-		"NOT_DETACHED":          "assertion violated  !(((((s[0].window==",
-		"NOT_DURABLE":           "assertion violated  !(((((s[0].window==",
-		"RESTART_FORGETS":       "assertion violated  !(((((s[0].window==",
-		"REUSED_BEFORE_DURABLE": "assertion violated  !(early)",
-		"GRANT_UNDER_BARRIER":   "assertion violated ((change==0)||(caller==i))",
-		"PIN_UNDER_BARRIER":     "assertion violated (change==0)",
-		"REFUSED_TOO_LATE":      "assertion violated (((lease0==s[0].lease)",
-		"WAITS_FOR_ITSELF":      "assertion violated ((change!=3)",
-		"NO_DEADLINE":           "acceptance cycle",
+	const reuse, endless = "assertion violated  !(((((s[0].window==", "acceptance cycle"
+	const stuck = "assertion violated (((((change==0)&& !((s[0].lease!=0)))"
+	for _, v := range []struct {
+		bug, want         string
+		acquires, changes int
+	}{
+		{"PINS_IGNORED", "assertion violated (((change!=2)||(policy>=2))||", 1, 1},
+		{"OTHERS_FORGOTTEN", "assertion violated ((change!=3)||", 1, 1},
+		{"NOT_DETACHED", reuse, 1, 1},
+		{"NOT_FENCED", reuse, 1, 1},
+		{"NOT_DURABLE", reuse, 1, 1},
+		{"RESTART_FORGETS", reuse, 1, 1},
+		{"ORPHANS_FREED", reuse, 1, 1},
+		{"REUSED_BEFORE_DURABLE", "assertion violated (own[(freed-1)]==3)", 1, 1},
+		{"GRANT_UNDER_BARRIER", "assertion violated ((change==0)||(caller==i))", 1, 1},
+		{"PIN_UNDER_BARRIER", "assertion violated (change==0)", 1, 1},
+		{"REFUSED_TOO_LATE", "assertion violated ((change!=0)||(((lease0==", 2, 1},
+		{"WAITS_FOR_ITSELF", stuck, 1, 2},
+		{"LOST_WAKEUP", stuck, 1, 1},
+		{"NO_DEADLINE", endless, 1, 1},
+		{"NEVER_CUT", endless, 1, 1},
 	} {
-		t.Run(bug, func(t *testing.T) {
-			acquires := "-DACQUIRES=1"
-			if bug == "PINS_IGNORED" || bug == "REFUSED_TOO_LATE" {
-				acquires = "-DACQUIRES=2"
-			}
-			if out := check(t, "-O0", bug == "NO_DEADLINE", acquires, "-DCHANGES=1", "-DBUG_"+bug); !strings.Contains(out, want) {
+		t.Run(v.bug, func(t *testing.T) {
+			out := check(t, "-O0", v.want == endless, v.acquires, v.changes, "-DBUG_"+v.bug)
+			if !strings.Contains(out, v.want) {
 				t.Fatal(out)
 			}
 		})

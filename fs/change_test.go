@@ -54,8 +54,35 @@ var operations = []struct {
 	{"punch data", layout.Subtractive, allocates(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, block, block)},
 	{"punch within a block", layout.Subtractive, allocates(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, block+10, 10)},
 	{"punch a hole", layout.None, allocates(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, 5*block, block)},
+	{"zero data", layout.None, allocates(unix.FALLOC_FL_ZERO_RANGE, block, 2*block)},
+	{"zero a hole", layout.Additive, allocates(unix.FALLOC_FL_ZERO_RANGE, 5*block, block)},
+	{"collapse", layout.Subtractive, allocates(unix.FALLOC_FL_COLLAPSE_RANGE, 2*block, block)},
+	{"insert", layout.Subtractive, allocates(unix.FALLOC_FL_INSERT_RANGE, 2*block, block)},
+	{"clone over data", layout.Subtractive, clones(block)},
+	{"clone over a hole", layout.Additive, clones(5 * block)},
+	{"clone from it", layout.None, func(r *rig, c Caller, ino extent.Ino) error {
+		return second(r.CopyRange(ctx, c, ino, 0, r.file("copy", nil), 0, 2*block))
+	}},
 	{"chmod", layout.None, func(r *rig, c Caller, ino extent.Ino) error {
 		return second(r.SetAttr(ctx, c, ino, SetAttr{Valid: SetMode, Mode: 0o600}))
+	}},
+	{"chown, utimes", layout.None, func(r *rig, c Caller, ino extent.Ino) error {
+		return second(r.SetAttr(ctx, c, ino, SetAttr{Valid: SetUID | SetMtime, UID: 1000, Mtime: 1}))
+	}},
+	{"setxattr", layout.None, func(r *rig, c Caller, ino extent.Ino) error {
+		return r.SetXattr(ctx, c, ino, "user.x", []byte("y"), 0)
+	}},
+	{"link, rename", layout.None, func(r *rig, c Caller, ino extent.Ino) error {
+		if _, err := r.Link(ctx, c, ino, root, "l"); err != nil {
+			return err
+		}
+		r.Forget(ino, 1)
+		return r.Rename(ctx, c, root, "f", root, "f2", 0)
+	}},
+	{"read, stat, readdir", layout.None, func(r *rig, c Caller, ino extent.Ino) error {
+		_, err := r.Read(ctx, ino, make([]byte, 20*block), 0)
+		return errors.Join(err, second(r.GetAttr(ctx, c, ino)), r.ReadDir(ctx, c, root, 0,
+			func(string, extent.Ino, uint32, uint64) bool { return true }))
 	}},
 	{"unlink", layout.None, func(r *rig, c Caller, ino extent.Ino) error { return r.Unlink(ctx, c, root, "f") }},
 	{"rename over", layout.None, func(r *rig, c Caller, ino extent.Ino) error { return r.Rename(ctx, c, root, "g", root, "f", 0) }},
@@ -72,6 +99,14 @@ func writes(off int64, n int) operation {
 func truncates(size int64) operation {
 	return func(r *rig, c Caller, ino extent.Ino) error {
 		return second(r.SetAttr(ctx, c, ino, SetAttr{Valid: SetSize, Size: size}))
+	}
+}
+
+// clones clones two blocks of another file to a place in this one.
+func clones(to int64) operation {
+	return func(r *rig, c Caller, ino extent.Ino) error {
+		src := r.file("src", bytes.Repeat([]byte{'s'}, int(2*block)))
+		return second(r.CopyRange(ctx, c, src, 0, ino, to, 2*block))
 	}
 }
 

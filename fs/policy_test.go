@@ -180,3 +180,29 @@ func TestPolicyOfFileOrVolume(t *testing.T) {
 	}
 	want(layout.Abort, layout.Share)
 }
+
+// TestPolicyOfCallFileVolume: the call's word counts before the file's, and that before the volume's.
+func TestPolicyOfCallFileVolume(t *testing.T) {
+	const none = layout.OnHold(0)
+	r := newRig(t, func(r *rig) { r.arbs.BreakTime, r.arbs.OnHold = time.Millisecond, layout.Revoke })
+	for _, c := range []struct {
+		call layout.OnHold
+		file string
+		want bool // done
+	}{
+		{none, "", true}, {none, "fail", false}, {layout.Fail, "", false}, {layout.Fail, "revoke", false}, {layout.Revoke, "fail", true},
+	} {
+		ino := r.file(fmt.Sprintf("f-%v-%s", c.call, c.file), make([]byte, block))
+		if c.file != "" {
+			r.setXattr(ino, onHold, c.file)
+		}
+		h := r.session(4711)
+		x, _ := h.pin(h.lease(ino, rng(0, block), layout.Read), rng(0, block), layout.Read)
+		_, err := r.SetAttr(ctx, Caller{OnHold: c.call, Wait: arbiter.WaitForever}, ino, SetAttr{Valid: SetSize})
+		if c.want && err != nil || !c.want && !errors.Is(err, syscall.ETXTBSY) {
+			t.Errorf("volume revoke, file %q, call %v: %v", c.file, c.call, err)
+		}
+		r.must(r.arb.CloseContext(ctx, x))
+		r.arb.EndSession(h.id)
+	}
+}

@@ -66,6 +66,8 @@ func userHelper(args []string) error {
 			answer(s.Expire(ctx, id), 0)
 		case "revoke":
 			answer(s.Truncate(ctx, f, 0, client.ChangeOptions{OnHold: client.OnHoldRevoke}), 0)
+		case "defer":
+			answer(s.Truncate(ctx, f, 0, client.ChangeOptions{OnHold: client.OnHoldDefer}), 0)
 		case "ended":
 			<-s.Done()
 			answer(nil, 0)
@@ -153,6 +155,7 @@ func TestScenario19OwnerSeizes(t *testing.T) {
 	held := owner.do(t, "lease", 0)
 	stranger.do(t, fmt.Sprint("seize ", held), syscall.EPERM)
 	stranger.do(t, "revoke", syscall.EPERM)
+	stranger.do(t, "defer", syscall.EPERM)
 	owner.do(t, fmt.Sprint("expire ", stranger.session), syscall.EPERM)
 	owner.do(t, "seize 4711", syscall.ENOENT)
 	if n := len(s.Arbiter.Leases(arbiter.Filter{})); n != 2 {

@@ -1,5 +1,7 @@
 package test
 
+import "golang.org/x/sys/unix"
+
 // Deeds of those who were passed a handle.
 
 // Claim claims the context with the number Count, whose handle was received as Name.
@@ -30,4 +32,16 @@ func (p *Deeds) UnpinAll(d Do, done *Done) error {
 func (p *Deeds) Share(d Do, _ *Done) (err error) {
 	p.lease, err = p.session.Share(p.ctx, uint64(d.Count), p.copies[d.Name], p.file)
 	return errorText(err)
+}
+
+// HungUp says whether the server has ended its side of a copy of a handle.
+func (p *Deeds) HungUp(d Do, done *Done) error {
+	return errorText(withFD(p.copies[d.Name], func(fd int) error {
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(fds, 0)
+		if fds[0].Revents&unix.POLLHUP != 0 {
+			done.N = 1
+		}
+		return err
+	}))
 }

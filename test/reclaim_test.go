@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"holdfast/arbiter"
 	"holdfast/client"
@@ -103,20 +104,28 @@ func truncate(path string, size int64) error {
 	}
 }
 
-// A break reaches the holder on the handle that it has from the next server.
+// A break reaches the holder on the handle that it has from the next server. A copy of the handle from the former one has hung up.
 func TestReclaimedBreak(t *testing.T) {
 	t.Parallel()
 	v := serve(t)
 	f := v.synced(t, "f", pattern(1, heldBytes))
-	a := newActor(t)
+	a, passed := newPair(t)
 	a.do("Open", Do{Path: f})
 	a.do("Lease", Do{Len: heldBytes, Lease: client.Options{Access: client.Write}})
 	a.do("Map", Do{})
 	a.do("Store", Do{Data: []byte("before")})
+	a.do("SendHandle", Do{})
+	passed.do("ReceiveHandle", Do{})
+	if n := passed.do("HungUp", Do{}).N; n != 0 {
+		t.Error("the handle has hung up before the server was killed")
+	}
 	event := a.begin("ReadEvent", Do{})
 	v.kill()
 	v.start(t)
 	eventually(t, "the holder is back", func() bool { return !strings.Contains(v.ask(t, "leases"), "unclaimed") })
+	if n := passed.do("HungUp", Do{}).N; n != 1 {
+		t.Error("a copy of the former handle has not hung up")
+	}
 	b := newActor(t)
 	change := b.begin("ChangeTruncate", Do{Path: v.path("f"), Len: 4096})
 	done, err := event.wait()
@@ -166,7 +175,7 @@ func pauseProcess(t *testing.T, a *actor) {
 // A process that lives and does not come back keeps what it had, and an operator is told; when it wakes up it goes on.
 func TestReclaimSilent(t *testing.T) {
 	t.Parallel()
-	s := testserver.Mounted(t, testserver.With(func(c *server.Config) { c.ReclaimTime = 1 }))
+	s := testserver.Mounted(t, testserver.With(func(c *server.Config) { c.ReclaimTime = 2 * time.Second })) // time to listen
 	v := &volume{mnt: s.Mount, socket: s.Socket, log: &lockedBuffer{}}
 	var err error
 	v.bin, err = command()
@@ -177,6 +186,7 @@ func TestReclaimSilent(t *testing.T) {
 	pauseProcess(t, a)
 	s.Kill()
 	s = s.Restart()
+	v.events(t).wait("the alarm", func(e arbiter.Event) bool { return e.Kind == arbiter.EventUnclaimed && int(e.PID) == a.pid() })
 	s.WaitLog("does not come back for it")
 	who := v.ask(t, "who", f)
 	if !strings.Contains(who, "unclaimed") || !strings.Contains(who, fmt.Sprint(a.pid())) {
@@ -221,13 +231,16 @@ func TestReclaimReboot(t *testing.T) {
 	s.Stop()
 }
 
-// A keeper starts a server that was killed again, and a holder goes on without anybody's doing.
+// A keeper starts a server that was killed again, and a holder goes on without anybody's doing; what was open through the mount is not.
 func TestKeeper(t *testing.T) {
 	t.Parallel()
 	v := serve(t, "--keeper")
 	f := v.synced(t, "f", pattern(1, heldBytes))
 	a := hold(t, f)
 	a.do("Store", Do{Data: []byte("before")})
+	open, err := os.Open(f)
+	must(t, err)
+	defer open.Close()
 	for round := range 2 {
 		pids := children(v.server.Process.Pid)
 		if len(pids) != 1 {
@@ -237,6 +250,8 @@ func TestKeeper(t *testing.T) {
 		a.do("Store", Do{Off: int64(4096 * (round + 1)), Data: []byte("meanwhile")})
 		a.do("Commit", Do{Len: heldBytes})
 	}
+	_, err = open.ReadAt(make([]byte, 1), 0)
+	wantErrno(t, "read of a file from before", err, syscall.ENOTCONN)
 	want := pattern(1, heldBytes)
 	copy(want, "before")
 	copy(want[4096:], "meanwhile")

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -443,5 +445,50 @@ func TestCheckData(t *testing.T) {
 	}
 	if ok := int64(9+4+200-6) * block; sum.Verified != ok || sum.Unsummed != 0 || sum.Problems != len(want) {
 		t.Errorf("%+v, want %d bytes to match", sum, ok)
+	}
+}
+
+// TestSumsHeldCostASync of the store, once for each block, before what a hold keeps in its place is overwritten.
+func TestSumsHeldCostASync(t *testing.T) {
+	r := newSummed(t, 64)
+	n := r.create("f")
+	must(t, n.Write(fill(1, 4*block), 0))
+	r.sync(n)
+	_, err := n.Hold(extent.Range{Off: 0, End: 4 * block}, 0)
+	must(t, err)
+	flushes := 0
+	r.disk.Before(func(o sim.Op) error {
+		if o.Kind == sim.Flush && !o.Device() {
+			flushes++
+		}
+		return nil
+	})
+	defer r.disk.Before(nil)
+	for k, want := range []int{1, 1, 2, 2} { // blocks 0, 0, 1, 1
+		must(t, n.Write(fill(2, block), int64(k/2)*block))
+		if flushes != want {
+			t.Errorf("%d flushes of the store after write %d, want %d", flushes, k, want)
+		}
+	}
+}
+
+// TestSumsDamageIsLogged, by file and place.
+func TestSumsDamageIsLogged(t *testing.T) {
+	r := newSummed(t, 64)
+	n := r.create("f")
+	must(t, n.Write(fill(1, 4*block), 0))
+	r.sync(n)
+	must(t, r.v.Close())
+	var log bytes.Buffer
+	var err error
+	r.v, err = Open(t.Context(), r.dev, r.st, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	must(t, err)
+	n = r.load(n.Ino)
+	r.flip(homes(t, n)[2])
+	if _, err := n.ReadAt(make([]byte, block), 2*block); !errors.Is(err, ErrSum) {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("inode=%d offset=%d ", n.Ino, 2*block); !strings.Contains(log.String(), want) {
+		t.Errorf("the log does not say %q: %s", want, log.String())
 	}
 }

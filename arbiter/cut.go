@@ -91,10 +91,16 @@ func (a *Arbiter) within(d time.Duration) (context.Context, context.CancelFunc) 
 func (a *Arbiter) tellContexts(sh *shard, now layout.Instant, e *layout.Effect, out *outbox) {
 	info, _ := sh.m.Lease(e.Lease)
 	for _, id := range info.Contexts {
-		if v, ok := a.contexts.Load(id); ok {
-			if h, ok := v.(*contextEntry).context.(Holder); ok {
-				out.notices = append(out.notices, notice{h, a.event(a.raw(now, e))})
-			}
+		a.tellContext(id, now, e, out)
+	}
+}
+
+// tellContext has a context told, if it is one that can be.
+// Preconditions: sh.mu is held.
+func (a *Arbiter) tellContext(id layout.ContextID, now layout.Instant, e *layout.Effect, out *outbox) {
+	if v, ok := a.contexts.Load(id); ok {
+		if h, ok := v.(*contextEntry).context.(Holder); ok {
+			out.notices = append(out.notices, notice{h, a.event(a.raw(now, e))})
 		}
 	}
 }

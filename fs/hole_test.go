@@ -167,3 +167,26 @@ func TestHoleInWindowOfFullVolume(t *testing.T) {
 		t.Errorf("content differs at %d", firstDiff(got, want))
 	}
 }
+
+// TestCloneOverMappedHole: a window over a hole would not show what a clone puts there, so its holder is in the way.
+func TestCloneOverMappedHole(t *testing.T) {
+	r := newRig(t)
+	ino, src := r.file("f", nil), r.file("src", bytes.Repeat([]byte("s"), 2*block))
+	r.must(r.Truncate(ctx, Caller{}, ino, 8*block))
+	h := r.session(4711)
+	l := h.lease(ino, rng(0, 4*block), layout.Read)
+	v := h.mmap(l, ino, rng(0, 4*block), false)
+	defer v.close()
+	if n, err := r.CopyRange(ctx, Caller{}, src, 0, ino, 4*block, 2*block); n != 2*block || err != nil || len(h.events) != 0 {
+		t.Errorf("into a hole that nobody maps: %d, %v, %d events", n, err, len(h.events))
+	}
+	_, err := r.CopyRange(ctx, Caller{Wait: 1}, src, 0, ino, 0, 2*block)
+	wantErr(t, err, syscall.EAGAIN, "a clone over a hole that is mapped")
+	if ev := <-h.events; ev.Class != layout.Subtractive {
+		t.Errorf("told: %+v", ev)
+	}
+	h.release(l)
+	if n, err := r.CopyRange(ctx, Caller{}, src, 0, ino, 0, 2*block); n != 2*block || err != nil || r.read(ino, 0, 3) != "sss" {
+		t.Errorf("when it is given back: %d, %v", n, err)
+	}
+}

@@ -77,6 +77,9 @@ func (m *Machine) Pins(file extent.Ino) []PinInfo {
 				Range: p.r, Access: p.access, Unattended: p.context.session.dead,
 			}
 			i.Orphaned = p.orphaned()
+			if p.lease != nil {
+				i.Tag = p.lease.tag
+			}
 			if p.cut != nil {
 				i.Cutting, i.Step, i.Tries, i.Deadline = true, p.cut.step, p.cut.tries, p.cut.at
 			}

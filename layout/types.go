@@ -109,7 +109,8 @@ const (
 	AskReturn Ask = iota + 1
 	// AskDowngrade is content with a shared lease.
 	AskDowngrade
-	// AskDropPins wants the pins in the range dropped, and the range back. It is sent under Revoke only.
+	// AskDropPins wants the pins in the range dropped, and the range back. It is sent under Revoke, and by others than the machine where
+	// there is no space for what pins keep that no file has any more.
 	AskDropPins
 )
 
@@ -284,6 +285,7 @@ type PinInfo struct {
 	Step       CutStep        // that is being tried, 0 until the next try
 	Tries      int            // in which all steps failed
 	Deadline   Instant        // of the step, or when the next try begins
+	Tag        any            // of the lease that still covers a part of it
 }
 
 // Blocker is one thing that stands, or would stand, in the way of a change.

@@ -42,6 +42,9 @@ func Run(ctx context.Context, cfg Config) error {
 	return errors.Join(err, s.stop(end))
 }
 
+// spaceWait is how long who keeps orphans may take to let go before there is no space.
+const spaceWait = time.Second
+
 type server struct {
 	cfg   Config
 	log   *slog.Logger
@@ -73,6 +76,7 @@ func (s *server) start(ctx context.Context) (err error) {
 	})
 	if s.fs, err = fs.New(s.vol.Volume, s.arb, fs.Options{
 		OnClose: s.cfg.OnClose, OnPass: s.cfg.OnPass, Boot: s.cfg.bootID(), Log: s.log,
+		OnSpace: func(holds []uint64) { s.arb.AskForSpace(holds, spaceWait) }, SpaceWait: spaceWait,
 	}); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
@@ -181,7 +182,9 @@ func TestCloneOverMappedHole(t *testing.T) {
 		t.Errorf("into a hole that nobody maps: %d, %v, %d events", n, err, len(h.events))
 	}
 	_, err := r.CopyRange(ctx, Caller{Wait: 1}, src, 0, ino, 0, 2*block)
-	wantErr(t, err, syscall.EAGAIN, "a clone over a hole that is mapped")
+	if !errors.Is(err, syscall.EAGAIN) {
+		t.Fatalf("a clone over a hole that is mapped: %v", err)
+	}
 	if ev := <-h.events; ev.Class != layout.Subtractive {
 		t.Errorf("told: %+v", ev)
 	}

@@ -232,10 +232,16 @@ func (u *account) used(l Limit) int64 {
 func (a *Arbiter) charge(s *session, l Limit, sh *shard, about rawEvent) error {
 	err := s.account.take(l, sh.index, 1)
 	if err != nil {
-		about.kind, about.session, about.pid, about.errno, about.reason = EventDeny, s.id, s.info.PID, limitErrnos[l], err.Error()
-		a.recordAlone(sh, about)
+		about.session, about.pid = s.id, s.info.PID
+		a.refusedBy(l, sh, about, err)
 	}
 	return err
+}
+
+// refusedBy notes what a limit has refused.
+func (a *Arbiter) refusedBy(l Limit, sh *shard, about rawEvent, err error) {
+	about.kind, about.errno, about.reason = EventDeny, limitErrnos[l], err.Error()
+	a.recordRefusal(sh, about, "limit of "+l.String())
 }
 
 // tally notes what an effect does to accounts. What is asked for was charged before the step.
@@ -300,7 +306,11 @@ func (a *Arbiter) accountOf(id layout.SessionID) *account {
 
 // ChargeWindows charges bytes of windows to a user, or refuses; DischargeWindows undoes it.
 func (a *Arbiter) ChargeWindows(uid uint32, n int64) error {
-	return a.account(uid).take(LimitWindows, 0, n)
+	err := a.account(uid).take(LimitWindows, 0, n)
+	if err != nil {
+		a.refusedBy(LimitWindows, a.shards[0], rawEvent{}, err)
+	}
+	return err
 }
 
 // AdoptWindows charges what cannot be refused: it was mapped before the server was started.

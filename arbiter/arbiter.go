@@ -80,6 +80,7 @@ type shard struct {
 	// Who pays, where that is not the session that has it; and for all that are unbreakable.
 	leasePayers, unbreakable map[layout.LeaseID]*account
 	pinPayers                map[layout.PinID]*account
+	tallies                  tallies
 	ends                     map[layout.LeaseID]chan struct{} // of leases whose end somebody waits for
 	vain                     map[extent.Ino]layout.Instant    // until when a change through the mount does not wait
 	closing                  map[extent.Ino][]chan struct{}   // closes that wait for pins to go
@@ -126,6 +127,7 @@ func New(cfg Config) *Arbiter {
 			unentitled: map[layout.LeaseID]struct{}{},
 			vain:       map[extent.Ino]layout.Instant{},
 			closing:    map[extent.Ino][]chan struct{}{},
+			tallies:    newTallies(),
 			ring:       make([]rawEvent, 0, max(cfg.Events/cfg.Shards, 1)),
 		}
 		s.due.Store(int64(never))
@@ -284,6 +286,7 @@ func (a *Arbiter) await(ctx context.Context, sh *shard, w *waiter, queued layout
 	a.step(sh, &layout.Input{Op: layout.OpAbandon, File: queued.File, Request: queued.Request, Change: queued.Change}, &out)
 	sh.mu.Unlock()
 	a.warn(a.flush(&out))
+	a.recordVain(sh, &queued, refused)
 	return answer{}, refused
 }
 

@@ -38,6 +38,7 @@ type detach struct {
 func (a *Arbiter) dispatch(sh *shard, now layout.Instant, e *layout.Effect, out *outbox) {
 	var blockers []Blocker
 	a.tally(sh, e)
+	sh.tallies.note(now, e)
 	switch e.Kind {
 	case layout.Notify, layout.Revoked:
 		a.notify(now, e, out)

@@ -239,6 +239,26 @@ func (a *Arbiter) recordAlone(sh *shard, raw rawEvent) {
 	sh.keep(raw)
 }
 
+// recordRefusal is recordAlone of what was refused, and counts it by reason.
+// Preconditions: no shard.mu is held.
+func (a *Arbiter) recordRefusal(sh *shard, raw rawEvent, reason string) {
+	a.recordAlone(sh, raw)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.tallies.refuse(reason)
+}
+
+// recordVain notes a wait that was given up.
+// Preconditions: no shard.mu is held.
+func (a *Arbiter) recordVain(sh *shard, queued *layout.Effect, r *Refused) {
+	raw := a.raw(0, queued)
+	raw.kind, raw.errno, raw.reason, raw.blockers = EventDeny, r.Errno, r.Reason, r.Blockers
+	if queued.Change != 0 {
+		raw.kind = EventRefuse
+	}
+	a.recordRefusal(sh, raw, "a wait was given up")
+}
+
 func (a *Arbiter) recordSession(kind EventKind, s *session) {
 	a.recordAlone(a.shards[0], rawEvent{kind: kind, session: s.id, pid: s.info.PID, reason: s.info.Name})
 }

@@ -36,6 +36,7 @@ func (a *Arbiter) OpenSession(info SessionInfo) (layout.SessionID, error) {
 		account: a.account(info.UID),
 	}
 	if err := s.account.take(LimitSessions, 0, 1); err != nil {
+		a.refusedBy(LimitSessions, a.shards[0], rawEvent{pid: info.PID}, err)
 		return 0, err
 	}
 	s.info.ID, s.info.Since, s.info.Ended = s.id, a.cfg.Clock.Now(), false

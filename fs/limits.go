@@ -8,3 +8,6 @@ func (f *FS) OrphanedBytes() map[uint32]int64 {
 	}
 	return sums
 }
+
+// WindowBytes says how much memory all windows have.
+func (f *FS) WindowBytes() int64 { return f.windowBytes.Load() }

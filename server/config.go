@@ -68,6 +68,9 @@ type Config struct {
 	ReclaimTime time.Duration
 	// Limits are what each user can use up.
 	Limits arbiter.Limits
+	// Metrics is the address at which metrics and health are served over HTTP. Empty: nowhere. Without a host:
+	// on the loopback only.
+	Metrics string
 	// LogJSON makes log lines JSON objects.
 	LogJSON bool
 	// Log takes the log, Out what a person or a script waits for: the lines that
@@ -75,6 +78,8 @@ type Config struct {
 	Log, Out io.Writer `json:"-"`
 	// Ready, if set, is called once when everything is served.
 	Ready func(Addresses) `json:"-"`
+
+	committed func(time.Duration) // is told how long each commit took
 }
 
 // Addresses say where a running server can be reached.
@@ -82,6 +87,8 @@ type Addresses struct {
 	// Mount is empty if there is no mount.
 	Mount  string
 	Socket string
+	// Metrics is host and port, empty if there are none.
+	Metrics string
 }
 
 // DefaultDir is where a volume lies if nothing else is said.

@@ -46,13 +46,14 @@ func Run(ctx context.Context, cfg Config) error {
 const spaceWait = time.Second
 
 type server struct {
-	cfg   Config
-	log   *slog.Logger
-	vol   *openVolume
-	arb   *arbiter.Arbiter
-	fs    *fs.FS
-	mount *fuse.Mount // nil without a mount
-	local *localRun
+	cfg     Config
+	log     *slog.Logger
+	vol     *openVolume
+	arb     *arbiter.Arbiter
+	fs      *fs.FS
+	mount   *fuse.Mount // nil without a mount
+	local   *localRun
+	metrics *metricsRun // nil without
 }
 
 func newLogger(cfg Config) *slog.Logger {
@@ -67,6 +68,8 @@ func (s *server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.tryPinning(window.Probe)
+	commits := commitTimes()
+	s.cfg.committed = func(d time.Duration) { commits.Observe(d.Seconds()) }
 	if s.vol, err = openOrCreate(ctx, s.cfg, s.log); err != nil {
 		return err
 	}
@@ -84,6 +87,9 @@ func (s *server) start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.startMount(ctx); err != nil {
+		return err
+	}
+	if err := s.startMetrics(commits); err != nil {
 		return err
 	}
 	return s.startLocal(ctx)
@@ -120,6 +126,10 @@ func (s *server) serve(ctx context.Context) error {
 		a.Mount = s.mount.Path()
 		fmt.Fprintf(s.cfg.Out, "mounted at %s\n", a.Mount)
 	}
+	if s.metrics != nil {
+		a.Metrics = s.metrics.addr.String()
+		fmt.Fprintf(s.cfg.Out, "metrics at http://%s/metrics\n", a.Metrics)
+	}
 	fmt.Fprintf(s.cfg.Out, "socket at %s\n", a.Socket)
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(a)
@@ -143,6 +153,9 @@ func (s *server) serve(ctx context.Context) error {
 // stop ends what start began, also when it began only a part.
 func (s *server) stop(ctx context.Context) error {
 	var errs []error
+	if s.metrics != nil {
+		errs = append(errs, s.metrics.stop(ctx))
+	}
 	if s.local != nil {
 		errs = append(errs, s.local.stop(ctx))
 	}

@@ -80,7 +80,9 @@ func (v *openVolume) open(ctx context.Context, cfg Config, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	v.Volume, err = volume.Open(ctx, v.dev, v.st, volume.Options{Log: log, DataChecksums: cfg.DataChecksums, Boot: cfg.bootID()})
+	v.Volume, err = volume.Open(ctx, v.dev, v.st, volume.Options{
+		Log: log, DataChecksums: cfg.DataChecksums, Boot: cfg.bootID(), Committed: cfg.committed,
+	})
 	if err == nil && blank {
 		log.Info("made a new volume", "dir", cfg.Dir, "device", cfg.Device, "size", v.dev.Size())
 	}

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"sync"
+	"time"
 
 	"holdfast/extent"
 	"holdfast/store"
@@ -81,6 +82,10 @@ type target struct {
 func (v *Volume) commit(all []target) error {
 	if err := v.writable(); err != nil {
 		return err
+	}
+	if v.committed != nil {
+		begun := time.Now()
+		defer func() { v.committed(time.Since(begun)) }()
 	}
 	flush := false
 	for _, t := range all {

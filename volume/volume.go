@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"holdfast/device"
 	"holdfast/extent"
@@ -36,6 +37,8 @@ type Options struct {
 	// MaxOrphaned bounds how many bytes files may give up while they are held; 0 means a
 	// tenth of the volume.
 	MaxOrphaned int64
+	// Committed, if set, is told how long each commit took. It must not block.
+	Committed func(time.Duration)
 }
 
 // Volume is an open volume: the only owner of the blocks of its device.
@@ -65,6 +68,7 @@ type Volume struct {
 	files               atomic.Int64 // inodes that the store has
 
 	maxOrphaned int64 // Options.MaxOrphaned
+	committed   func(time.Duration)
 
 	growMu    sync.Mutex
 	syncAllMu sync.Mutex // one SyncAll at a time, since it holds many commitMu
@@ -78,7 +82,7 @@ func Open(ctx context.Context, dev device.Device, st store.Store, o Options) (*V
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	v := &Volume{dev: dev, st: sealed(st), log: o.Log, maxOrphaned: o.MaxOrphaned}
+	v := &Volume{dev: dev, st: sealed(st), log: o.Log, maxOrphaned: o.MaxOrphaned, committed: o.Committed}
 	v.viewer, _ = dev.(device.Viewer)
 	if err := v.claim(o); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)

@@ -60,6 +60,7 @@ DIR is /var/lib/holdfast for root, and $XDG_DATA_HOME/holdfast or
 	f.DurationVar(&cfg.MountWait, "mount-wait", server.DefaultMountWait, "how long a change through the mount waits before EAGAIN")
 	f.BoolVar(&kept, "keeper", false, "start the server as a process of its own, and again if it crashes: who has memory of files goes on by himself")
 	f.Var(limitFlag{&cfg.Limits}, "limit", "what one user may use up: pins, leases, unbreakable, sessions, windows (bytes), for example pins=1000 or windows@alice=1G; none is no limit; may be given several times")
+	f.StringVar(&cfg.Metrics, "metrics", "", "address for Prometheus metrics and /healthz, as 9420 or :9420 (this machine only) or 10.0.0.1:9420 (default none)")
 	f.BoolVar(&cfg.LogJSON, "log-json", false, "log lines as JSON objects")
 	return cmd
 }

@@ -15,28 +15,14 @@ type orphaned struct {
 	lease LeaseID // that covered it
 }
 
-// deferPin has the storage orphan the first pin of others in the way of q.
+// deferPin has the storage orphan the first pin in the way of q. It is another's: beside own ones q was refused.
 func (m *Machine) deferPin(q *request) {
 	q.state = deferring
 	m.setHolders(q, nil)
-	it := m.othersPin(q)
+	it := q.file.pins.first(query{r: q.r})
 	e := it.val.effect(Orphan)
 	e.Range, e.Change = it.Range().Intersect(q.r), q.changeID()
 	m.emit(e)
-}
-
-func (m *Machine) othersPin(q *request) (first *item[pin]) {
-	kin := m.kin(q.session)
-	q.file.pins.each(query{r: q.r}, func(it *item[pin]) bool {
-		for _, s := range kin {
-			if it.val.context.session == s {
-				return true
-			}
-		}
-		first = it
-		return false
-	})
-	return first
 }
 
 // deferred is OpOrphaned and OpOrphanFailed.

@@ -2,6 +2,7 @@ package layout
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 
 	"holdfast/extent"
@@ -74,7 +75,7 @@ func CheckInvariants(m *Machine) error {
 			return fmt.Errorf("invariant 1: pin %d writes under a lease to read", id)
 		}
 	}
-	var err error
+	err := checkSessions(m)
 	m.files.each(func(f *file) {
 		if err == nil {
 			err = checkIndex(m, f, pieces[f.ino], pins[f.ino])
@@ -233,4 +234,50 @@ func leasesOf(m *Machine) map[LeaseID]*lease {
 	ls := map[LeaseID]*lease{}
 	m.leases.each(func(l *lease) { ls[l.id] = l })
 	return ls
+}
+
+// checkSessions checks what sessions count, the leases they hold together, and who shares an owner.
+func checkSessions(m *Machine) error {
+	type counts struct{ leases, contexts, pins, joined int }
+	want := map[*session]counts{}
+	count := func(s *session, leases, contexts, pins, joined int) {
+		c := want[s]
+		want[s] = counts{c.leases + leases, c.contexts + contexts, c.pins + pins, c.joined + joined}
+	}
+	m.leases.each(func(l *lease) {
+		if !l.shared() {
+			count(l.session, 1, 0, 0, 0)
+			return
+		}
+		for _, s := range l.slow.holders {
+			count(s, 1, 0, 0, 1)
+		}
+	})
+	for _, c := range m.contexts {
+		count(c.session, 0, 1, 0, 0)
+	}
+	for _, p := range m.pins {
+		if p.lease != nil {
+			count(p.context.session, 0, 0, 1, 0)
+		}
+	}
+	var err error
+	owners := map[OwnerID]int{}
+	m.sessions.each(func(s *session) {
+		if got := (counts{s.leases, s.contexts, s.pins, len(s.joined)}); got != want[s] {
+			err = fmt.Errorf("session %d counts %+v, has %+v", s.id, got, want[s])
+		}
+		if s.owner != 0 {
+			owners[s.owner]++
+			if !slices.Contains(m.owners[s.owner], s) {
+				err = fmt.Errorf("session %d is not its owner's", s.id)
+			}
+		}
+	})
+	for id, ss := range m.owners {
+		if len(ss) != owners[id] || len(ss) == 0 {
+			err = fmt.Errorf("owner %d has %d sessions, not %d", id, len(ss), owners[id])
+		}
+	}
+	return err
 }

@@ -3,6 +3,7 @@ package layout
 import (
 	"syscall"
 	"testing"
+	"time"
 
 	"holdfast/extent"
 )
@@ -98,6 +99,44 @@ func TestQueriesOfChanges(t *testing.T) {
 	}
 }
 
+// TestWouldAndBlockers: those of whom a change is told are all in its way, the worst first, and no more than asked for.
+func TestWouldAndBlockers(t *testing.T) {
+	m := scene(t)
+	nobody := extent.Range{Off: 5, End: 5}
+	for _, c := range []struct {
+		what  string
+		file  extent.Ino
+		r     extent.Range
+		class Class
+		errno syscall.Errno
+		wait  bool
+		n     int
+	}{
+		{"no change", file1, blocks(0, 12), None, 0, false, 0},
+		{"an extension", file1, blocks(0, 12), Size, 0, false, 0},
+		{"another file", 2, blocks(0, 12), Subtractive, 0, false, 0},
+		{"no range", file1, nobody, Subtractive, 0, false, 0},
+		{"a pin and three leases", file1, blocks(0, 12), Subtractive, syscall.ETXTBSY, false, 4},
+		{"two leases", file1, blocks(4, 8), Subtractive, 0, true, 2},
+		{"an exclusive lease", file1, blocks(0, 12), Additive, syscall.ETXTBSY, false, 1},
+	} {
+		errno, wait := m.Would(c.file, c.r, c.class, Fail, 4)
+		same(t, c.what, errno, c.errno)
+		same(t, c.what, wait, c.wait)
+		bs := m.Blockers(c.file, c.r, c.class, 4, 0)
+		same(t, c.what, len(bs), c.n)
+		for limit := 1; limit <= c.n; limit++ {
+			same(t, c.what, renderBlockers(m.Blockers(c.file, c.r, c.class, 4, limit)), renderBlockers(bs[:limit]))
+		}
+	}
+	mustStep(t, m, Input{Op: OpBreak, Session: 4, File: file1, Range: blocks(12, 1), Class: Subtractive, OnHold: Fail}) // is applied
+	mustStep(t, m, Input{Op: OpBreak, Session: 4, File: file1, Range: blocks(0, 1), Class: Subtractive, OnHold: Wait})  // waits
+	same(t, "beside a change that waits", len(m.Blockers(file1, blocks(12, 4), Subtractive, 4, 0)), 0)
+	bs := m.Blockers(file1, blocks(0, 1), Subtractive, 4, 0)
+	same(t, "behind a change that waits", len(bs), 3)
+	same(t, "behind a change that waits", bs[2].Reason, reasonBehind)
+}
+
 func TestQueriesOfSessions(t *testing.T) {
 	m := scene(t)
 	for id, want := range map[SessionID]int{0: 0, 1: 2, 2: 1, 4: 0, 9: 0} {
@@ -122,6 +161,19 @@ func TestQueriesOfSessions(t *testing.T) {
 		same(t, "pinned file", m.Pinned(file1, c.by), c.want)
 		same(t, "another file", m.Pinned(2, c.by), false)
 	}
+	mustStep(t, m, Input{Op: OpAcquire, Session: 4, File: 2, Range: blocks(0, 1)})
+	mustStep(t, m, Input{Op: OpRegister, Session: 4, Context: 4})
+	mustStep(t, m, Input{Op: OpPin, Session: 4, Context: 4, Lease: 5, Range: blocks(0, 1)})
+	same(t, "leases of a file", len(m.Leases(2)), 1)
+	same(t, "leases of another file", len(m.Leases(file1)), 3)
+	same(t, "pins of a file", len(m.Pins(2)), 1)
+	same(t, "pins of no file", len(m.Pins(3)), 0)
+	_, ok := m.Lease(99)
+	same(t, "a lease that is not", ok, false)
+	l, ok := m.Lease(5)
+	same(t, "a lease", ok && l.File == 2, true)
+
+	mustStep(t, m, Input{Op: OpCloseContext, Context: 4})
 	mustStep(t, m, Input{Op: OpUnpin, Pin: 4})
 	same(t, "pinned file", m.Pinned(file1, nil), false)
 	same(t, "pinned file", m.Pinned(file1, []SessionID{1}), false)
@@ -211,4 +263,49 @@ func TestMalformed(t *testing.T) {
 			t.Fatalf("%s:\n%s", c.what, now)
 		}
 	}
+}
+
+// TestDefaults: what Config leaves out is 45 s for a break, twice that with progress, and 10 s for a step of a cut.
+func TestDefaults(t *testing.T) {
+	m := New(Config{})
+	_, ok := m.NextDeadline()
+	same(t, "deadline of nothing", ok, false)
+	mustStep(t, m, Input{Op: OpOpenSession, Session: 1})
+	mustStep(t, m, Input{Op: OpRegister, Session: 1, Context: 1, Can: CanFence})
+	mustStep(t, m, Input{Op: OpAcquire, Session: 1, File: file1, Range: blocks(0, 4)})
+	mustStep(t, m, Input{Op: OpPin, Session: 1, Context: 1, Lease: 1, Range: blocks(0, 1)})
+	mustStep(t, m, Input{Op: OpBreak, File: file1, Range: blocks(0, 4), Class: Subtractive, OnHold: Revoke})
+	deadline := func(want time.Duration) {
+		t.Helper()
+		at, ok := m.NextDeadline()
+		same(t, "deadline", time.Duration(at), want)
+		same(t, "deadline", ok, true)
+	}
+	deadline(45 * time.Second)
+	for _, c := range []struct {
+		now, want time.Duration
+		back      int64
+	}{{40 * time.Second, 85 * time.Second, 1}, {60 * time.Second, 90 * time.Second, 2}} {
+		m.now = Instant(c.now)
+		mustStep(t, m, Input{Op: OpReturn, Session: 1, Lease: 1, Range: blocks(c.back, 1)})
+		deadline(c.want)
+	}
+	m.now = Instant(90 * time.Second)
+	mustStep(t, m, Input{Op: OpTick})
+	mustStep(t, m, Input{Op: OpCutDone, Lease: 1, Range: blocks(0, 4)})
+	deadline(100 * time.Second)
+}
+
+// TestResumeGivesTheTag: of the lease that is named, and of no other.
+func TestResumeGivesTheTag(t *testing.T) {
+	m := scene(t)
+	tagged := func(lease LeaseID) any {
+		return mustStep(t, m, Input{Op: OpModify, Session: 1, Lease: lease, Access: Write})[0].Tag
+	}
+	mustStep(t, m, Input{Op: OpResume, Session: 1, Tag: "old"})
+	same(t, "tag", tagged(1), nil)
+	mustStep(t, m, Input{Op: OpResume, Session: 1, Lease: 1, Tag: "new"})
+	same(t, "tag", tagged(1), any("new"))
+	es := m.Step(0, &Input{Op: OpResume, Session: 1, Lease: 2, Tag: "another's"})
+	same(t, "another's lease", es[0].Errno, syscall.EPERM)
 }

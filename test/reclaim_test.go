@@ -104,6 +104,35 @@ func truncate(path string, size int64) error {
 	}
 }
 
+// The same with an AF_XDP socket, whose umem the kernel keeps pinned all the while.
+func TestReclaimedXDP(t *testing.T) {
+	t.Parallel()
+	v := serve(t)
+	f := v.synced(t, "f", pattern(1, heldBytes))
+	a := newActor(t)
+	a.do("Open", Do{Path: f})
+	a.do("Lease", Do{Len: heldBytes, Lease: client.Options{Access: client.Write}})
+	a.do("Map", Do{})
+	if _, err := a.try("Umem", Do{}); err != nil {
+		t.Skipf("no AF_XDP: %v", err)
+	}
+	a.do("Register", Do{Name: "xdp", Kind: client.XDP})
+	a.do("Pin", Do{Name: "xdp", Len: heldBytes})
+	a.do("Store", Do{Data: []byte("a packet")})
+	v.kill()
+	v.start(t)
+	wantErrno(t, "truncate under the pin", truncate(f, 0), syscall.ETXTBSY)
+	a.do("Commit", Do{Len: heldBytes})
+	want := pattern(1, heldBytes)
+	copy(want, "a packet")
+	wantContent(t, f, want)
+	wantErrno(t, "truncate under the pin", truncate(f, 0), syscall.ETXTBSY)
+	a.do("CloseDevices", Do{})
+	a.do("CloseSession", Do{})
+	v.stop(t)
+	v.check(t)
+}
+
 // A break reaches the holder on the handle that it has from the next server. A copy of the handle from the former one has hung up.
 func TestReclaimedBreak(t *testing.T) {
 	t.Parallel()

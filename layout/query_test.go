@@ -265,8 +265,8 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// TestDefaults: what Config leaves out is 45 s for a break, twice that with progress, and 10 s for a step of a cut.
-func TestDefaults(t *testing.T) {
+// TestUnsetFieldsHaveDefaults: what Config leaves out is 45 s for a break, twice that with progress, and 10 s for a step of a cut.
+func TestUnsetFieldsHaveDefaults(t *testing.T) {
 	m := New(Config{})
 	_, ok := m.NextDeadline()
 	same(t, "deadline of nothing", ok, false)

@@ -199,3 +199,33 @@ func checkTree[V any](t *tree[V]) error {
 	}
 	return nil
 }
+
+// TestTreeShrinks: what is left of many does not keep their nodes.
+func TestTreeShrinks(t *testing.T) {
+	const many, kept = 10000, 100
+	tr := &tree[int]{}
+	for i := range int64(many) {
+		tr.insert(&item[int]{key: key{i, 1}, end: i + 1, owner: 1, class: 1})
+	}
+	for i := range int64(many) {
+		if i%(many/kept) != 0 {
+			tr.remove(i, 1)
+		}
+	}
+	if n := nodes(&tr.root); n > kept/2 {
+		t.Errorf("%d nodes for %d items", n, kept)
+	}
+	if err := checkTree(tr); err != nil {
+		t.Error(err)
+	}
+}
+
+func nodes[V any](c *child[V]) int {
+	n := 1
+	if c.inner != nil {
+		for i := range c.inner.kids {
+			n += nodes(&c.inner.kids[i])
+		}
+	}
+	return n
+}

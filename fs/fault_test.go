@@ -9,7 +9,7 @@ import (
 )
 
 // TestFaults lets each read, write and flush of short workloads fail in turn: that one, or all of its kind
-// from then on, which is begun at every third. With checksums of data it is every tenth, and no read.
+// from then on, which is begun at every third. With checksums of data it is every thirtieth, and no read.
 func TestFaults(t *testing.T) {
 	for _, wl := range crashtest.Workloads() {
 		for _, on := range []crashtest.Fault{
@@ -37,7 +37,7 @@ func testFault(t *testing.T, wl crashtest.Workload, f crashtest.Fault, o crashte
 	case testing.Short():
 		step = 20
 	case o.DataChecksums:
-		step = 10
+		step = 30
 	case f.Lasting:
 		step = 3
 	}
